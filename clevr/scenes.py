@@ -1,0 +1,91 @@
+"""Draws scene graphs by CLEVR's rules (Johnson et al., CVPR 2017, section 3 and appendix): which
+objects, where they stand, what is left of what, and the jittered camera and lights."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .render import COLORS, MATERIALS, SHAPES, SIZES, camera_axes, project, visible_pixels
+
+MIN_OBJECTS, MAX_OBJECTS = 3, 10
+HALF_SIDE = 3.0                 # objects stand in a square of twice this side
+MIN_GAP = 0.25                  # between surfaces, by radius
+MIN_MARGIN = 0.4                # between centres, along each view direction
+MIN_PIXELS = 200                # that every object shows at 480x320
+PLACE_TRIES = 50                # for one object, before the scene is begun anew
+
+# Where things are in CLEVR's scene, and by how much each coordinate may differ from that.
+RIG = {"camera": ((7.481, -6.508, 5.344), 0.5), "key": ((6.447, -2.905, 4.258), 1.0),
+       "back": ((-1.169, 2.646, 5.816), 1.0), "fill": ((-4.671, -4.014, 3.011), 1.0)}
+
+
+class Rig(NamedTuple):
+    """Positions of the camera and of the three lamps: float64 (3,) each."""
+
+    camera: np.ndarray
+    key: np.ndarray
+    back: np.ndarray
+    fill: np.ndarray
+
+
+class Scene(NamedTuple):
+    """One scene graph. `objects`, `directions` and `relationships` hold what CLEVR v1.0's scene
+    files hold under these names, in plain Python numbers."""
+
+    objects: list
+    directions: dict
+    relationships: dict
+    rig: Rig
+
+
+def sample_scene(rng):
+    """A scene that keeps all of CLEVR's rules, drawn with the NumPy generator `rng`."""
+    rig = Rig(*(np.array(place) + rng.uniform(-jitter, jitter, 3) for place, jitter in RIG.values()))
+    directions = view_directions(rig.camera)
+    count = rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1)
+    objects = None
+    while objects is None or visible_pixels(objects, rig).min() < MIN_PIXELS:
+        objects = place_objects(rng, count, directions)
+    for thing in objects:
+        x, y, depth = project(thing["3d_coords"], rig.camera)
+        thing["pixel_coords"] = [round(x), round(y), float(depth)]
+    return Scene(objects, directions, relate(objects, directions), rig)
+
+
+def view_directions(camera):
+    """The six directions of a scene file; left, right, front and behind lie in the ground."""
+    right, up, forward = camera_axes(camera)
+    behind = forward * (1, 1, 0) / np.hypot(forward[0], forward[1])
+    vectors = {"right": right, "left": -right, "behind": behind, "front": -behind,
+               "above": np.array((0.0, 0.0, 1.0)), "below": np.array((0.0, 0.0, -1.0))}
+    return {name: vector.tolist() for name, vector in vectors.items()}
+
+
+def place_objects(rng, count, directions):
+    """`count` objects that keep their distance, or None if there was no room for one of them."""
+    ground = np.array([directions["right"][:2], directions["behind"][:2]])
+    sizes, spots, objects = np.empty(count), np.empty((count, 2)), []
+    for i in range(count):
+        size = rng.choice(list(SIZES))
+        sizes[i] = SIZES[size]
+        for _ in range(PLACE_TRIES):
+            spots[i] = rng.uniform(-HALF_SIDE, HALF_SIDE, 2)
+            offsets = spots[:i] - spots[i]
+            if (np.all(np.hypot(*offsets.T) - sizes[:i] - sizes[i] >= MIN_GAP)
+                    and np.all(np.abs(offsets @ ground.T) >= MIN_MARGIN)):
+                break
+        else:
+            return None
+        objects.append({"shape": str(rng.choice(list(SHAPES))), "size": str(size),
+                        "material": str(rng.choice(MATERIALS)), "color": str(rng.choice(list(COLORS))),
+                        "3d_coords": [*spots[i].tolist(), SIZES[size]],
+                        "rotation": rng.uniform(0, 360)})
+    return objects
+
+
+def relate(objects, directions):
+    """For each ground direction and each object, the indices of the objects that lie that way."""
+    places = np.array([thing["3d_coords"] for thing in objects])
+    ahead = {name: places @ directions[name] for name in ("left", "right", "front", "behind")}
+    return {name: [np.flatnonzero(along > own).tolist() for own in along]
+            for name, along in ahead.items()}
