@@ -17,6 +17,14 @@ EDGE = 0.09                                         # radius of the rounded edge
 SOLID = np.dtype([(name, "f8") for name in
                   "x y z size edge bound cos sin red green blue".split()]
                  + [("shape", "i8"), ("metal", "i8")])
+LAMPS = ((0.5, 78.5, (1, 0.932, 0.817)),            # key, back, fill: side, watts, colour
+         (1.0, 39.3, (1, 1, 1)), (0.5, 23.6, (0.762, 0.818, 1)),
+         (1.0, 0.45 * np.pi * 1e4, (1, 1, 1)))      # the sun, as a lamp 100 away
+SUN = (41.45, -19.46, 88.9)
+LAMP = np.dtype([(f"{name}_{axis}", "f8") for name in "place right up forward power".split()
+                 for axis in "xyz"] + [("spread", "f8")])
+GROUND = 0.8                                        # its reflectance
+ALPHA = 0.2                                         # GGX roughness of the gloss
 
 
 def camera_axes(camera):
@@ -137,3 +145,169 @@ def first_hits(solids, camera, right, up, forward, width, height):
                 if t < depths[row, column]:
                     ids[row, column], depths[row, column] = i, t
     return ids, depths
+
+
+def render(objects, rig, width=WIDTH, height=HEIGHT):
+    """The picture of a scene: uint8 (height, width, 3), sRGB. Equal input gives equal bytes."""
+    solids, view = solids_of(objects), frame(rig.camera)
+    ids, depths = first_hits(solids, *view, width, height)
+    light = trace(solids, lamps_of(rig), *view, ids, depths)
+    srgb = np.where(light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(255 * srgb).astype(np.uint8)
+
+
+def lamps_of(rig):
+    """The three lamps of the rig, squares that look at the origin, and the sun, as LAMP."""
+    lamps = np.zeros(len(LAMPS), LAMP)
+    places = (rig.key, rig.back, rig.fill, SUN)
+    for lamp, place, (side, power, color) in zip(lamps, places, LAMPS):
+        right, up, forward = camera_axes(np.asarray(place))
+        for name, value in (("place", place), ("right", right * side / 2), ("up", up * side / 2),
+                            ("forward", forward), ("power", np.multiply(color, power / np.pi))):
+            for axis, number in zip("xyz", value):
+                lamp[f"{name}_{axis}"] = number
+        lamp["spread"] = side / 2 ** 0.5
+    return lamps
+
+
+@njit(cache=True, error_model="numpy")
+def dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@njit(cache=True, error_model="numpy")
+def along(origin, direction, t):
+    return origin[0] + t * direction[0], origin[1] + t * direction[1], origin[2] + t * direction[2]
+
+
+@njit(cache=True, error_model="numpy")
+def unit(a):
+    return along((0.0, 0.0, 0.0), a, 1 / np.sqrt(dot(a, a)))
+
+
+@njit(cache=True, error_model="numpy")
+def normal_at(solid, p):
+    x, y = p[0] - solid.x, p[1] - solid.y
+    _, nx, ny, nz = distance(solid, solid.cos * x + solid.sin * y, solid.cos * y - solid.sin * x,
+                             p[2] - solid.z)
+    return solid.cos * nx - solid.sin * ny, solid.sin * nx + solid.cos * ny, nz
+
+
+@njit(cache=True, error_model="numpy")
+def nearest(solids, origin, direction, but):
+    """The first solid on a ray, `but` left out, and how far away; -1 for the ground."""
+    t = -origin[2] / direction[2] if direction[2] < 0.0 else np.inf
+    first = -1
+    for j in range(len(solids)):
+        if j != but:
+            there = hit(solids[j], *origin, *direction)
+            if there < t:
+                first, t = j, there
+    return first, t
+
+
+@njit(cache=True, error_model="numpy")
+def lit(solids, lamp, own, p, dither):
+    """The share of a lamp that is seen from p. A convex solid does not shade itself."""
+    place = (lamp.place_x, lamp.place_y, lamp.place_z)
+    reach = along(place, p, -1.0)
+    far = np.sqrt(dot(reach, reach))
+    direction = along((0.0, 0.0, 0.0), reach, 1 / far)
+    between = 0                     # a bit for every solid that touches the cone to the lamp
+    for j in range(len(solids)):
+        solid = solids[j]
+        to = (solid.x - p[0], solid.y - p[1], solid.z - p[2])
+        t = dot(to, direction)
+        wide = solid.bound + lamp.spread * t / far
+        if j != own and t > 0.0 and dot(to, to) - t * t < wide * wide:
+            between |= 1 << j
+    if between == 0:
+        return 1.0
+    corners = 0
+    for s in range(4):
+        corners += open_to(solids, lamp, between, p, place, 2.0 * (s % 2) - 1, 2.0 * (s // 2) - 1)
+    if corners == 0 or corners == 4:
+        return corners / 4
+    seen = 0
+    for s in range(16):
+        a = (s % 4 + dither) / 2 - 1
+        b = (s // 4 + (dither * 7 + s * 0.618) % 1.0) / 2 - 1
+        seen += open_to(solids, lamp, between, p, place, a, b)
+    return seen / 16
+
+
+@njit(cache=True, error_model="numpy")
+def open_to(solids, lamp, between, p, place, a, b):
+    """Whether point (a, b), -1..1 each, of a lamp is seen from p past the solids `between`."""
+    spot = along(along(place, (lamp.right_x, lamp.right_y, lamp.right_z), a),
+                 (lamp.up_x, lamp.up_y, lamp.up_z), b)
+    direction = unit(along(spot, p, -1.0))
+    for j in range(len(solids)):
+        if between >> j & 1 and hit(solids[j], *p, *direction) < np.inf:
+            return False
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def shade(solids, lamps, own, p, view, dither):
+    """Light that leaves surface `own` (-1: the ground) at p against the ray `view`, mirror
+    images left out: red, green, blue."""
+    if own < 0:
+        normal, color, metal = (0.0, 0.0, 1.0), (GROUND, GROUND, GROUND), 0
+    else:
+        solid = solids[own]
+        normal, color = normal_at(solid, p), (solid.red, solid.green, solid.blue)
+        metal = solid.metal
+    total = (0.0, 0.0, 0.0)
+    below = (0.0, 0.0, 0.0)
+    for k in range(len(lamps)):
+        lamp = lamps[k]
+        power = (lamp.power_x, lamp.power_y, lamp.power_z)
+        reach = along((lamp.place_x, lamp.place_y, lamp.place_z), p, -1.0)
+        square = dot(reach, reach)
+        to = unit(reach)
+        flux = -dot(to, (lamp.forward_x, lamp.forward_y, lamp.forward_z)) / square
+        if own >= 0:
+            below = along(below, power, flux * max(to[2], 0.0) * GROUND * 0.35 * (1 - normal[2]))
+        cosine = dot(normal, to)
+        if cosine <= 0.0:
+            continue
+        flux *= lit(solids, lamp, own, p, dither)
+        if own < 0:
+            total = along(total, power, flux * cosine)
+        else:
+            half = unit(along(to, view, -1.0))
+            gloss = dot(normal, half) ** 2 * (ALPHA ** 2 - 1) + 1
+            gloss = flux * cosine * ALPHA ** 2 / (gloss * gloss) / 4
+            total = along(total, power, flux * cosine * (0.15 if metal else 1.0) + gloss * 0.02)
+    total = along(total, below, 1.0)
+    return total[0] * color[0] / np.pi, total[1] * color[1] / np.pi, total[2] * color[2] / np.pi
+
+
+@njit(cache=True, error_model="numpy")
+def trace(solids, lamps, camera, right, up, forward, ids, depths):
+    """Linear light of every pixel, 0..1: float64 (height, width, 3)."""
+    height, width = ids.shape
+    light = np.empty((height, width, 3))
+    eye = (camera[0], camera[1], camera[2])
+    for row in range(height):
+        for column in range(width):
+            view = unit(along(along(forward, right, (2 * column + 1) / width - 1),
+                              up, 1 - (2 * row + 1) / height))
+            own = ids[row, column]
+            t = depths[row, column] if own >= 0 else -eye[2] / view[2]
+            dither = 52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0) % 1.0
+            p = along(eye, view, t)
+            color = shade(solids, lamps, own, p, view, dither)
+            if own >= 0 and solids[own].metal:
+                normal = normal_at(solids[own], p)
+                mirror = along(view, normal, -2 * dot(view, normal))
+                first, far = nearest(solids, p, mirror, own)
+                if far < np.inf:
+                    image = shade(solids, lamps, first, along(p, mirror, far), mirror, dither)
+                    color = (color[0] + 0.7 * image[0] * solids[own].red,
+                             color[1] + 0.7 * image[1] * solids[own].green,
+                             color[2] + 0.7 * image[2] * solids[own].blue)
+            for c in range(3):
+                light[row, column, c] = min(color[c], 1.0)
+    return light
