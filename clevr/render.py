@@ -1,5 +1,10 @@
 """Draws a scene as CLEVR does (Johnson et al., CVPR 2017, appendix): an analytic ray tracer of
-cubes, spheres and cylinders on a light grey ground."""
+cubes, spheres and cylinders on a light grey ground.
+
+Light is linear, 1 is white, and a colour is the share of light that a surface returns. Points,
+directions and colours are tuples of three numbers."""
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -18,13 +23,22 @@ SOLID = np.dtype([(name, "f8") for name in
                   "x y z size edge bound cos sin red green blue".split()]
                  + [("shape", "i8"), ("metal", "i8")])
 LAMPS = ((0.5, 78.5, (1, 0.932, 0.817)),            # key, back, fill: side, watts, colour
-         (1.0, 39.3, (1, 1, 1)), (0.5, 23.6, (0.762, 0.818, 1)),
-         (1.0, 0.45 * np.pi * 1e4, (1, 1, 1)))      # the sun, as a lamp 100 away
-SUN = (41.45, -19.46, 88.9)
-LAMP = np.dtype([(f"{name}_{axis}", "f8") for name in "place right up forward power".split()
-                 for axis in "xyz"] + [("spread", "f8")])
-GROUND = 0.8                                        # its reflectance
-ALPHA = 0.2                                         # GGX roughness of the gloss
+         (1.0, 39.3, (1, 1, 1)), (0.5, 23.6, (0.762, 0.818, 1)))
+SUN, SKY = (0.4145, -0.1946, 0.889), 0.161          # where the sun's soft light comes from
+GROUND = 0.8                                        # its colour, a grey
+ORIGIN, NORTH = (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)
+jit = njit(cache=True, error_model="numpy")
+
+
+class Lamp(NamedTuple):
+    """A square lamp: its middle, its half edges, where it faces, its power by colour over pi."""
+
+    place: tuple
+    right: tuple
+    up: tuple
+    forward: tuple
+    power: tuple
+    spread: float
 
 
 def camera_axes(camera):
@@ -47,14 +61,31 @@ def project(point, camera, width=WIDTH, height=HEIGHT):
 
 def visible_pixels(objects, rig):
     """How many pixels each object shows at 480x320, the others before it left out: (n,) int64."""
-    ids, _ = first_hits(solids_of(objects), *frame(rig.camera), WIDTH, HEIGHT)
+    ids, _ = first_hits(solids_of(objects), frame(rig.camera), WIDTH, HEIGHT)
     return np.bincount(ids[ids >= 0], minlength=len(objects))
 
 
+def render(objects, rig, width=WIDTH, height=HEIGHT):
+    """The picture of a scene, uint8 (height, width, 3), sRGB: the same bytes for the same scene."""
+    light = trace(solids_of(objects), lamps_of(rig), frame(rig.camera), width, height)
+    srgb = np.where(light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(255 * srgb).astype(np.uint8)
+
+
 def frame(camera):
-    """The camera and the two edges and the middle of its film, as the kernels take them."""
+    """The camera, half the width and half the height of its film, and where it looks."""
     right, up, forward = camera_axes(camera)
-    return np.asarray(camera, float), right * LENS_X, up * LENS_Y, forward
+    return tuple(tuple(v.tolist()) for v in (camera, right * LENS_X, up * LENS_Y, forward))
+
+
+def lamps_of(rig):
+    """The three lamps of a rig; they look at the origin."""
+    lamps = []
+    for place, (side, watts, color) in zip((rig.key, rig.back, rig.fill), LAMPS):
+        right, up, forward = camera_axes(place)
+        vectors = (place, right * side / 2, up * side / 2, forward, np.multiply(color, watts / np.pi))
+        lamps.append(Lamp(*(tuple(v.tolist()) for v in vectors), side / 2 ** 0.5))
+    return tuple(lamps)
 
 
 def solids_of(objects):
@@ -74,7 +105,22 @@ def solids_of(objects):
     return solids
 
 
-@njit(cache=True, error_model="numpy")
+@jit
+def dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@jit
+def along(origin, direction, t):
+    return origin[0] + t * direction[0], origin[1] + t * direction[1], origin[2] + t * direction[2]
+
+
+@jit
+def unit(a):
+    return along(ORIGIN, a, 1 / np.sqrt(dot(a, a)))
+
+
+@jit
 def distance(solid, x, y, z):
     """Distance of a point outside (in the solid's own axes) from its surface, and the normal."""
     flat = solid.size - solid.edge
@@ -90,10 +136,20 @@ def distance(solid, x, y, z):
     return length - solid.edge, nx / length, ny / length, nz / length
 
 
-@njit(cache=True, error_model="numpy")
-def hit(solid, ox, oy, oz, dx, dy, dz):
+@jit
+def normal_at(solid, p):
+    x, y, z = p[0] - solid.x, p[1] - solid.y, p[2] - solid.z
+    if solid.shape == SPHERE:
+        return unit((x, y, z))
+    _, nx, ny, nz = distance(solid, solid.cos * x + solid.sin * y, solid.cos * y - solid.sin * x, z)
+    return solid.cos * nx - solid.sin * ny, solid.sin * nx + solid.cos * ny, nz
+
+
+@jit
+def hit(solid, origin, direction):
     """How far a ray (unit direction) goes before it meets the solid; infinity if it does not."""
-    x, y, z = ox - solid.x, oy - solid.y, oz - solid.z
+    dx, dy, dz = direction
+    x, y, z = origin[0] - solid.x, origin[1] - solid.y, origin[2] - solid.z
     middle = -(x * dx + y * dy + z * dz)
     inside = solid.bound * solid.bound - (x * x + y * y + z * z) + middle * middle
     if inside <= 0.0:
@@ -119,195 +175,176 @@ def hit(solid, ox, oy, oz, dx, dy, dz):
     return t
 
 
-@njit(cache=True, error_model="numpy")
-def first_hits(solids, camera, right, up, forward, width, height):
+@jit
+def ray_of(view, x, y, width, height):
+    """The direction in which the camera sees point x, y of the picture, pixels."""
+    film = along(view[3], view[1], 2 * x / width - 1)
+    return unit(along(film, view[2], 1 - 2 * y / height))
+
+
+@jit
+def first_hits(solids, view, width, height):
     """The solid that each pixel's ray meets first (-1: none) and how far away: (height, width)."""
     ids, depths = np.full((height, width), -1), np.full((height, width), np.inf)
     for i in range(len(solids)):
-        solid = solids[i]
-        sx, sy, sz = solid.x - camera[0], solid.y - camera[1], solid.z - camera[2]
-        depth = sx * forward[0] + sy * forward[1] + sz * forward[2]
+        to = along((solids[i].x, solids[i].y, solids[i].z), view[0], -1.0)
+        depth = dot(to, view[3])
         # right and up carry the film's half width and height: over their squares they give -1..1
-        a = (sx * right[0] + sy * right[1] + sz * right[2]) / LENS_X ** 2 / depth
-        b = (sx * up[0] + sy * up[1] + sz * up[2]) / LENS_Y ** 2 / depth
-        reach = solid.bound / (depth - solid.bound)
+        a, b = dot(to, view[1]) / LENS_X ** 2 / depth, dot(to, view[2]) / LENS_Y ** 2 / depth
+        reach = solids[i].bound / (depth - solids[i].bound)
         da, db = reach * (1 / LENS_X + abs(a)), reach * (1 / LENS_Y + abs(b))
         for row in range(max(0, int((1 - b - db) * height / 2)),
                          min(height, int((1 - b + db) * height / 2) + 1)):
             for column in range(max(0, int((1 + a - da) * width / 2)),
                                 min(width, int((1 + a + da) * width / 2) + 1)):
-                u, v = (2 * column + 1) / width - 1, 1 - (2 * row + 1) / height
-                dx = forward[0] + u * right[0] + v * up[0]
-                dy = forward[1] + u * right[1] + v * up[1]
-                dz = forward[2] + u * right[2] + v * up[2]
-                scale = 1 / np.sqrt(dx * dx + dy * dy + dz * dz)
-                t = hit(solid, camera[0], camera[1], camera[2], dx * scale, dy * scale, dz * scale)
+                t = hit(solids[i], view[0], ray_of(view, column + 0.5, row + 0.5, width, height))
                 if t < depths[row, column]:
                     ids[row, column], depths[row, column] = i, t
     return ids, depths
 
 
-def render(objects, rig, width=WIDTH, height=HEIGHT):
-    """The picture of a scene: uint8 (height, width, 3), sRGB. Equal input gives equal bytes."""
-    solids, view = solids_of(objects), frame(rig.camera)
-    ids, depths = first_hits(solids, *view, width, height)
-    light = trace(solids, lamps_of(rig), *view, ids, depths)
-    srgb = np.where(light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(255 * srgb).astype(np.uint8)
-
-
-def lamps_of(rig):
-    """The three lamps of the rig, squares that look at the origin, and the sun, as LAMP."""
-    lamps = np.zeros(len(LAMPS), LAMP)
-    places = (rig.key, rig.back, rig.fill, SUN)
-    for lamp, place, (side, power, color) in zip(lamps, places, LAMPS):
-        right, up, forward = camera_axes(np.asarray(place))
-        for name, value in (("place", place), ("right", right * side / 2), ("up", up * side / 2),
-                            ("forward", forward), ("power", np.multiply(color, power / np.pi))):
-            for axis, number in zip("xyz", value):
-                lamp[f"{name}_{axis}"] = number
-        lamp["spread"] = side / 2 ** 0.5
-    return lamps
-
-
-@njit(cache=True, error_model="numpy")
-def dot(a, b):
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-@njit(cache=True, error_model="numpy")
-def along(origin, direction, t):
-    return origin[0] + t * direction[0], origin[1] + t * direction[1], origin[2] + t * direction[2]
-
-
-@njit(cache=True, error_model="numpy")
-def unit(a):
-    return along((0.0, 0.0, 0.0), a, 1 / np.sqrt(dot(a, a)))
-
-
-@njit(cache=True, error_model="numpy")
-def normal_at(solid, p):
-    x, y = p[0] - solid.x, p[1] - solid.y
-    _, nx, ny, nz = distance(solid, solid.cos * x + solid.sin * y, solid.cos * y - solid.sin * x,
-                             p[2] - solid.z)
-    return solid.cos * nx - solid.sin * ny, solid.sin * nx + solid.cos * ny, nz
-
-
-@njit(cache=True, error_model="numpy")
-def nearest(solids, origin, direction, but):
-    """The first solid on a ray, `but` left out, and how far away; -1 for the ground."""
-    t = -origin[2] / direction[2] if direction[2] < 0.0 else np.inf
-    first = -1
+@jit
+def nearest(solids, origin, direction, own):
+    """The first solid on a ray from solid `own` (-1: the ground or nothing), and how far away."""
+    first, t = -1, np.inf
     for j in range(len(solids)):
-        if j != but:
-            there = hit(solids[j], *origin, *direction)
-            if there < t:
-                first, t = j, there
-    return first, t
+        there = hit(solids[j], origin, direction) if j != own else np.inf
+        if there < t:
+            first, t = j, there
+    return first, t if first >= 0 or direction[2] >= 0.0 else -origin[2] / direction[2]
 
 
-@njit(cache=True, error_model="numpy")
-def lit(solids, lamp, own, p, dither):
-    """The share of a lamp that is seen from p. A convex solid does not shade itself."""
-    place = (lamp.place_x, lamp.place_y, lamp.place_z)
-    reach = along(place, p, -1.0)
+@jit
+def open_to(solids, lamp, between, p, a, b):
+    """Whether point (a, b), -1..1 each, of a lamp is seen from p past the solids `between`."""
+    spot = along(along(lamp.place, lamp.right, a), lamp.up, b)
+    direction = unit(along(spot, p, -1.0))
+    for j in range(len(solids)):
+        if between >> j & 1 and hit(solids[j], p, direction) < np.inf:
+            return False
+    return True
+
+
+@jit
+def seen_share(solids, lamp, own, p, dither):
+    """The share of a lamp that is seen from p on solid `own`, which, convex, is not in the way."""
+    reach = along(lamp.place, p, -1.0)
     far = np.sqrt(dot(reach, reach))
-    direction = along((0.0, 0.0, 0.0), reach, 1 / far)
     between = 0                     # a bit for every solid that touches the cone to the lamp
     for j in range(len(solids)):
-        solid = solids[j]
-        to = (solid.x - p[0], solid.y - p[1], solid.z - p[2])
-        t = dot(to, direction)
-        wide = solid.bound + lamp.spread * t / far
+        to = along((solids[j].x, solids[j].y, solids[j].z), p, -1.0)
+        t = dot(to, reach) / far
+        wide = solids[j].bound + lamp.spread * t / far
         if j != own and t > 0.0 and dot(to, to) - t * t < wide * wide:
             between |= 1 << j
     if between == 0:
         return 1.0
     corners = 0
     for s in range(4):
-        corners += open_to(solids, lamp, between, p, place, 2.0 * (s % 2) - 1, 2.0 * (s // 2) - 1)
+        corners += open_to(solids, lamp, between, p, 2.0 * (s % 2) - 1, 2.0 * (s // 2) - 1)
     if corners == 0 or corners == 4:
         return corners / 4
     seen = 0
     for s in range(16):
-        a = (s % 4 + dither) / 2 - 1
-        b = (s // 4 + (dither * 7 + s * 0.618) % 1.0) / 2 - 1
-        seen += open_to(solids, lamp, between, p, place, a, b)
+        a, b = s % 4 + dither, s // 4 + (7 * dither + 0.618 * s) % 1.0
+        seen += open_to(solids, lamp, between, p, a / 2 - 1, b / 2 - 1)
     return seen / 16
 
 
-@njit(cache=True, error_model="numpy")
-def open_to(solids, lamp, between, p, place, a, b):
-    """Whether point (a, b), -1..1 each, of a lamp is seen from p past the solids `between`."""
-    spot = along(along(place, (lamp.right_x, lamp.right_y, lamp.right_z), a),
-                 (lamp.up_x, lamp.up_y, lamp.up_z), b)
-    direction = unit(along(spot, p, -1.0))
+@jit
+def ggx(normal, half, alpha):
+    """The lobe of a rough mirror (Walter et al., EGSR 2007) over four."""
+    spread = dot(normal, half) ** 2 * (alpha * alpha - 1) + 1
+    return alpha * alpha / (4 * np.pi * spread * spread)
+
+
+@jit
+def haze(solids, own, p, mirror):
+    """What a rough mirror shows around direction `mirror`: ground, and solids as blurred balls."""
+    floor = 0.05 + 0.17 * min(max(0.5 - mirror[2] / 0.7, 0.0), 1.0)
+    color = (floor, floor, floor)
     for j in range(len(solids)):
-        if between >> j & 1 and hit(solids[j], *p, *direction) < np.inf:
-            return False
-    return True
+        if j != own:
+            to = along((solids[j].x, solids[j].y, solids[j].z), p, -1.0)
+            far = np.sqrt(dot(to, to))
+            angle = np.arccos(min(max(dot(to, mirror) / far, -1.0), 1.0))
+            share = min(max((1.05 * solids[j].size / far - angle) / 0.5 + 0.5, 0.0), 1.0)
+            image = (solids[j].red, solids[j].green, solids[j].blue)
+            color = along(along(ORIGIN, color, 1 - share), image, 0.25 * share)
+    return color
 
 
-@njit(cache=True, error_model="numpy")
-def shade(solids, lamps, own, p, view, dither):
-    """Light that leaves surface `own` (-1: the ground) at p against the ray `view`, mirror
-    images left out: red, green, blue."""
-    if own < 0:
-        normal, color, metal = (0.0, 0.0, 1.0), (GROUND, GROUND, GROUND), 0
-    else:
-        solid = solids[own]
-        normal, color = normal_at(solid, p), (solid.red, solid.green, solid.blue)
-        metal = solid.metal
-    total = (0.0, 0.0, 0.0)
-    below = (0.0, 0.0, 0.0)
-    for k in range(len(lamps)):
-        lamp = lamps[k]
-        power = (lamp.power_x, lamp.power_y, lamp.power_z)
-        reach = along((lamp.place_x, lamp.place_y, lamp.place_z), p, -1.0)
-        square = dot(reach, reach)
-        to = unit(reach)
-        flux = -dot(to, (lamp.forward_x, lamp.forward_y, lamp.forward_z)) / square
-        if own >= 0:
-            below = along(below, power, flux * max(to[2], 0.0) * GROUND * 0.35 * (1 - normal[2]))
+@jit
+def shade(solids, lamps, own, p, ray, dither, mirrors):
+    """The light that solid `own` (-1: the ground) at p sends back along a ray."""
+    normal, color, metal = NORTH, (GROUND, GROUND, GROUND), 0
+    if own >= 0:
+        normal, metal = normal_at(solids[own], p), solids[own].metal
+        color = (solids[own].red, solids[own].green, solids[own].blue)
+    free, bled = 1.0, ORIGIN
+    for j in range(len(solids)):
+        to = along((solids[j].x, solids[j].y, solids[j].z), p, -1.0)
         cosine = dot(normal, to)
-        if cosine <= 0.0:
-            continue
-        flux *= lit(solids, lamp, own, p, dither)
-        if own < 0:
-            total = along(total, power, flux * cosine)
-        else:
-            half = unit(along(to, view, -1.0))
-            gloss = dot(normal, half) ** 2 * (ALPHA ** 2 - 1) + 1
-            gloss = flux * cosine * ALPHA ** 2 / (gloss * gloss) / 4
-            total = along(total, power, flux * cosine * (0.15 if metal else 1.0) + gloss * 0.02)
-    total = along(total, below, 1.0)
-    return total[0] * color[0] / np.pi, total[1] * color[1] / np.pi, total[2] * color[2] / np.pi
+        if j != own and cosine > 0.0:
+            square = dot(to, to)
+            share = cosine * 1.1 * solids[j].size ** 2 / (square * np.sqrt(square))
+            share = 0.7 * min(share, 1.0)
+            free *= 1 - share
+            bled = along(bled, (solids[j].red, solids[j].green, solids[j].blue), 0.4 * share)
+    sky = free * SKY * max(dot(normal, SUN), 0.0)
+    if own < 0:
+        sky *= 1 + 0.016 * max(0.66 * p[1] - 0.75 * p[0], 0.0)
+    soft, gloss = along(bled, (1.0, 1.0, 1.0), sky), ORIGIN
+    mirror = along(ray, normal, -2 * dot(ray, normal))
+    for k in range(len(lamps)):
+        reach = along(lamps[k].place, p, -1.0)
+        to = unit(reach)
+        power = -dot(to, lamps[k].forward) / dot(reach, reach)
+        bounce = 0.35 * GROUND * max(to[2], 0.0) * (1 - normal[2]) * free / np.pi
+        soft = along(soft, lamps[k].power, power * bounce)
+        cosine = dot(normal, to)
+        if cosine > 0.0:
+            power *= cosine * seen_share(solids, lamps[k], own, p, dither)
+            soft = along(soft, lamps[k].power, power / np.pi)
+            if own >= 0:
+                half = unit(along(to, ray, -1.0))
+                lobe = 0.4 * ggx(normal, half, 0.2) + 0.5 * ggx(normal, half, 0.04) if metal else \
+                    0.03 * ggx(normal, half, 0.3)
+                gloss = along(gloss, lamps[k].power, power * lobe)
+    if metal:
+        gloss = along(gloss, haze(solids, own, p, mirror), 0.4 if mirrors else 0.9)
+        if mirrors:
+            first, far = nearest(solids, p, mirror, own)
+            if far < np.inf:
+                image = shade(solids, lamps, first, along(p, mirror, far), mirror, dither, False)
+                gloss = along(gloss, image, 0.5)
+        return color[0] * gloss[0], color[1] * gloss[1], color[2] * gloss[2]
+    return (color[0] * soft[0] + gloss[0], color[1] * soft[1] + gloss[1],
+            color[2] * soft[2] + gloss[2])
 
 
-@njit(cache=True, error_model="numpy")
-def trace(solids, lamps, camera, right, up, forward, ids, depths):
-    """Linear light of every pixel, 0..1: float64 (height, width, 3)."""
-    height, width = ids.shape
-    light = np.empty((height, width, 3))
-    eye = (camera[0], camera[1], camera[2])
+@jit
+def trace(solids, lamps, view, width, height):
+    """The light of every pixel, 0 to 1: float64 (height, width, 3)."""
+    ids, depths = first_hits(solids, view, width, height)
+    light = np.zeros((height, width, 3))
     for row in range(height):
         for column in range(width):
-            view = unit(along(along(forward, right, (2 * column + 1) / width - 1),
-                              up, 1 - (2 * row + 1) / height))
             own = ids[row, column]
-            t = depths[row, column] if own >= 0 else -eye[2] / view[2]
             dither = 52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0) % 1.0
-            p = along(eye, view, t)
-            color = shade(solids, lamps, own, p, view, dither)
-            if own >= 0 and solids[own].metal:
-                normal = normal_at(solids[own], p)
-                mirror = along(view, normal, -2 * dot(view, normal))
-                first, far = nearest(solids, p, mirror, own)
-                if far < np.inf:
-                    image = shade(solids, lamps, first, along(p, mirror, far), mirror, dither)
-                    color = (color[0] + 0.7 * image[0] * solids[own].red,
-                             color[1] + 0.7 * image[1] * solids[own].green,
-                             color[2] + 0.7 * image[2] * solids[own].blue)
-            for c in range(3):
-                light[row, column, c] = min(color[c], 1.0)
+            edge = (own != ids[max(row - 1, 0), column] or own != ids[row, max(column - 1, 0)]
+                    or own != ids[min(row + 1, height - 1), column]
+                    or own != ids[row, min(column + 1, width - 1)])
+            rays = 2 if edge else 1
+            for s in range(rays * rays):
+                x, y = column + (s % rays + 0.5) / rays, row + (s // rays + 0.5) / rays
+                ray = ray_of(view, x, y, width, height)
+                t = depths[row, column]
+                if edge:
+                    own, t = nearest(solids, view[0], ray, -1)
+                elif own < 0:
+                    t = -view[0][2] / ray[2]
+                color = shade(solids, lamps, own, along(view[0], ray, t), ray, dither, True)
+                for c in range(3):
+                    light[row, column, c] += min(color[c], 1.0) / (rays * rays)
     return light
