@@ -198,6 +198,6 @@ class Mention:
         if not self.things.places:
             return ""
         verb, rest = self.predicate()
-        if len(self.things.places) == 1 and self.rng.random() < 0.5:
+        if len(self.things.places) == 1 and self.rng.random() < 0.25:
             return " " + (f"of {rest}" if self.alike and not rest.startswith("made") else rest)
         return f" that {verb if be == 'are' else SINGULAR[verb]} {rest}"
