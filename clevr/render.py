@@ -1,10 +1,5 @@
 """Draws a scene as CLEVR does (Johnson et al., CVPR 2017, appendix): an analytic ray tracer of
-cubes, spheres and cylinders on a light grey ground.
-
-Light is linear, 1 is white, and a colour is the share of light that a surface returns. Points,
-directions and colours are tuples of three numbers."""
-
-from typing import NamedTuple
+cubes, spheres and cylinders on a light grey ground. Vectors and colours are tuples of three numbers; light is linear, and 1 is white."""
 
 import numpy as np
 from numba import njit
@@ -18,27 +13,18 @@ COLORS = {"gray": (87, 87, 87), "red": (173, 35, 35), "blue": (42, 75, 215),
 SHAPES = {"cube": 0, "sphere": 1, "cylinder": 2}
 CUBE, SPHERE, CYLINDER = 0, 1, 2
 MATERIALS = ("rubber", "metal")
-EDGE = 0.09                                         # radius of the rounded edges over the size
-SOLID = np.dtype([(name, "f8") for name in
-                  "x y z size edge bound cos sin red green blue".split()]
+EDGE = 0.17                                         # radius of the rounded edges over the size
+SOLID = np.dtype([("place", "f8", 3), ("color", "f8", 3)]
+                 + [(name, "f8") for name in ("size", "edge", "bound", "cos", "sin")]
                  + [("shape", "i8"), ("metal", "i8")])
 LAMPS = ((0.5, 78.5, (1, 0.932, 0.817)),            # key, back, fill: side, watts, colour
          (1.0, 39.3, (1, 1, 1)), (0.5, 23.6, (0.762, 0.818, 1)))
-SUN, SKY = (0.4145, -0.1946, 0.889), 0.161          # where the sun's soft light comes from
-GROUND = 0.8                                        # its colour, a grey
-ORIGIN, NORTH = (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)
+LAMP = np.dtype([(name, "f8", 3) for name in ("place", "right", "up", "forward", "power")])
+SUN = (0.067, -0.031, 0.143)                        # its direction, soft, times its light
+BACK = (-0.0127, 0.0112, 0.0)                       # where the ground curves up and gets lighter
+GROUND = (0.8, 0.8, 0.8)                            # its colour
+NORTH = (0.0, 0.0, 1.0)
 jit = njit(cache=True, error_model="numpy")
-
-
-class Lamp(NamedTuple):
-    """A square lamp: its middle, its half edges, where it faces, its power by colour over pi."""
-
-    place: tuple
-    right: tuple
-    up: tuple
-    forward: tuple
-    power: tuple
-    spread: float
 
 
 def camera_axes(camera):
@@ -61,48 +47,45 @@ def project(point, camera, width=WIDTH, height=HEIGHT):
 
 def visible_pixels(objects, rig):
     """How many pixels each object shows at 480x320, the others before it left out: (n,) int64."""
-    ids, _ = first_hits(solids_of(objects), frame(rig.camera), WIDTH, HEIGHT)
+    ids, _ = first_hits(solids_of(objects), view_of(rig.camera), WIDTH, HEIGHT)
     return np.bincount(ids[ids >= 0], minlength=len(objects))
 
 
 def render(objects, rig, width=WIDTH, height=HEIGHT):
     """The picture of a scene, uint8 (height, width, 3), sRGB: the same bytes for the same scene."""
-    light = trace(solids_of(objects), lamps_of(rig), frame(rig.camera), width, height)
+    light = trace(solids_of(objects), lamps_of(rig), view_of(rig.camera), width, height)
     srgb = np.where(light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.rint(255 * srgb).astype(np.uint8)
 
 
-def frame(camera):
+def view_of(camera):
     """The camera, half the width and half the height of its film, and where it looks."""
     right, up, forward = camera_axes(camera)
     return tuple(tuple(v.tolist()) for v in (camera, right * LENS_X, up * LENS_Y, forward))
 
 
 def lamps_of(rig):
-    """The three lamps of a rig; they look at the origin."""
+    """The three lamps, squares that look at the origin, as an array of LAMP: half their edges,
+    and over pi their power."""
     lamps = []
     for place, (side, watts, color) in zip((rig.key, rig.back, rig.fill), LAMPS):
         right, up, forward = camera_axes(place)
-        vectors = (place, right * side / 2, up * side / 2, forward, np.multiply(color, watts / np.pi))
-        lamps.append(Lamp(*(tuple(v.tolist()) for v in vectors), side / 2 ** 0.5))
-    return tuple(lamps)
+        power = np.multiply(color, watts / np.pi)
+        lamps.append((place, right * side / 2, up * side / 2, forward, power))
+    return np.array(lamps, LAMP)
 
 
 def solids_of(objects):
     """The official object dicts as an array of SOLID."""
-    solids = np.zeros(len(objects), SOLID)
-    for solid, thing in zip(solids, objects):
-        size, angle = SIZES[thing["size"]], np.deg2rad(thing["rotation"])
-        shape = SHAPES[thing["shape"]]
+    solids = []
+    for thing in objects:
+        shape, size = SHAPES[thing["shape"]], SIZES[thing["size"]]
         edge = size if shape == SPHERE else EDGE * size
-        corner = (size - edge) * (3 if shape == CUBE else 2) ** 0.5
-        solid["x"], solid["y"], solid["z"] = thing["3d_coords"]
-        solid["red"], solid["green"], solid["blue"] = np.divide(COLORS[thing["color"]], 255)
-        for name, value in (("size", size), ("edge", edge), ("bound", corner + edge),
-                            ("cos", np.cos(angle)), ("sin", np.sin(angle)), ("shape", shape),
-                            ("metal", MATERIALS.index(thing["material"]))):
-            solid[name] = value
-    return solids
+        bound = edge + (size - edge) * (3 if shape == CUBE else 2) ** 0.5
+        angle = np.deg2rad(thing["rotation"])
+        solids.append((thing["3d_coords"], np.divide(COLORS[thing["color"]], 255), size, edge, bound,
+                       np.cos(angle), np.sin(angle), shape, MATERIALS.index(thing["material"])))
+    return np.array(solids, SOLID)
 
 
 @jit
@@ -117,7 +100,7 @@ def along(origin, direction, t):
 
 @jit
 def unit(a):
-    return along(ORIGIN, a, 1 / np.sqrt(dot(a, a)))
+    return along((0.0, 0.0, 0.0), a, 1 / np.sqrt(dot(a, a)))
 
 
 @jit
@@ -138,9 +121,7 @@ def distance(solid, x, y, z):
 
 @jit
 def normal_at(solid, p):
-    x, y, z = p[0] - solid.x, p[1] - solid.y, p[2] - solid.z
-    if solid.shape == SPHERE:
-        return unit((x, y, z))
+    x, y, z = along(p, solid.place, -1.0)
     _, nx, ny, nz = distance(solid, solid.cos * x + solid.sin * y, solid.cos * y - solid.sin * x, z)
     return solid.cos * nx - solid.sin * ny, solid.sin * nx + solid.cos * ny, nz
 
@@ -148,22 +129,22 @@ def normal_at(solid, p):
 @jit
 def hit(solid, origin, direction):
     """How far a ray (unit direction) goes before it meets the solid; infinity if it does not."""
-    dx, dy, dz = direction
-    x, y, z = origin[0] - solid.x, origin[1] - solid.y, origin[2] - solid.z
-    middle = -(x * dx + y * dy + z * dz)
-    inside = solid.bound * solid.bound - (x * x + y * y + z * z) + middle * middle
+    to = along(solid.place, origin, -1.0)
+    middle = dot(to, direction)
+    inside = solid.bound * solid.bound - dot(to, to) + middle * middle
     if inside <= 0.0:
         return np.inf
-    near, far = middle - np.sqrt(inside), middle + np.sqrt(inside)
-    if far <= 0.0 or (solid.shape == SPHERE and near <= 0.0):
+    t, far = middle - np.sqrt(inside), middle + np.sqrt(inside)
+    if far <= 0.0 or (solid.shape == SPHERE and t <= 0.0):
         return np.inf
     if solid.shape == SPHERE:
-        return near
-    x, y = solid.cos * x + solid.sin * y, solid.cos * y - solid.sin * x
+        return t
+    x, y, z = -solid.cos * to[0] - solid.sin * to[1], solid.sin * to[0] - solid.cos * to[1], -to[2]
+    dx, dy, dz = direction
     dx, dy = solid.cos * dx + solid.sin * dy, solid.cos * dy - solid.sin * dx
     # The distance from a convex solid is convex along a ray, so that Newton's steps never go
     # too far: they either reach the surface or pass the point where the ray is nearest.
-    t = max(near, 0.0)
+    t = max(t, 0.0)
     for _ in range(16):
         gap, nx, ny, nz = distance(solid, x + t * dx, y + t * dy, z + t * dz)
         slope = nx * dx + ny * dy + nz * dz
@@ -176,36 +157,8 @@ def hit(solid, origin, direction):
 
 
 @jit
-def ray_of(view, x, y, width, height):
-    """The direction in which the camera sees point x, y of the picture, pixels."""
-    film = along(view[3], view[1], 2 * x / width - 1)
-    return unit(along(film, view[2], 1 - 2 * y / height))
-
-
-@jit
-def first_hits(solids, view, width, height):
-    """The solid that each pixel's ray meets first (-1: none) and how far away: (height, width)."""
-    ids, depths = np.full((height, width), -1), np.full((height, width), np.inf)
-    for i in range(len(solids)):
-        to = along((solids[i].x, solids[i].y, solids[i].z), view[0], -1.0)
-        depth = dot(to, view[3])
-        # right and up carry the film's half width and height: over their squares they give -1..1
-        a, b = dot(to, view[1]) / LENS_X ** 2 / depth, dot(to, view[2]) / LENS_Y ** 2 / depth
-        reach = solids[i].bound / (depth - solids[i].bound)
-        da, db = reach * (1 / LENS_X + abs(a)), reach * (1 / LENS_Y + abs(b))
-        for row in range(max(0, int((1 - b - db) * height / 2)),
-                         min(height, int((1 - b + db) * height / 2) + 1)):
-            for column in range(max(0, int((1 + a - da) * width / 2)),
-                                min(width, int((1 + a + da) * width / 2) + 1)):
-                t = hit(solids[i], view[0], ray_of(view, column + 0.5, row + 0.5, width, height))
-                if t < depths[row, column]:
-                    ids[row, column], depths[row, column] = i, t
-    return ids, depths
-
-
-@jit
 def nearest(solids, origin, direction, own):
-    """The first solid on a ray from solid `own` (-1: the ground or nothing), and how far away."""
+    """The first solid on a ray from solid `own`, -1 for the ground or none, and how far it is."""
     first, t = -1, np.inf
     for j in range(len(solids)):
         there = hit(solids[j], origin, direction) if j != own else np.inf
@@ -215,40 +168,50 @@ def nearest(solids, origin, direction, own):
 
 
 @jit
-def open_to(solids, lamp, between, p, a, b):
-    """Whether point (a, b), -1..1 each, of a lamp is seen from p past the solids `between`."""
-    spot = along(along(lamp.place, lamp.right, a), lamp.up, b)
-    direction = unit(along(spot, p, -1.0))
-    for j in range(len(solids)):
-        if between >> j & 1 and hit(solids[j], p, direction) < np.inf:
-            return False
-    return True
+def ray_of(view, x, y, width, height):
+    """The direction in which the camera sees point x, y of the picture, pixels."""
+    film = along(view[3], view[1], 2 * x / width - 1)
+    return unit(along(film, view[2], 1 - 2 * y / height))
+
+
+@jit
+def first_hits(solids, view, width, height):
+    """The solid that each pixel's ray meets first (-1: none) and how far away: (height, width)."""
+    ids, depths = np.empty((height, width), np.int64), np.empty((height, width))
+    for row in range(height):
+        for column in range(width):
+            ray = ray_of(view, column + 0.5, row + 0.5, width, height)
+            ids[row, column], depths[row, column] = nearest(solids, view[0], ray, -1)
+    return ids, depths
 
 
 @jit
 def seen_share(solids, lamp, own, p, dither):
     """The share of a lamp that is seen from p on solid `own`, which, convex, is not in the way."""
     reach = along(lamp.place, p, -1.0)
-    far = np.sqrt(dot(reach, reach))
-    between = 0                     # a bit for every solid that touches the cone to the lamp
+    far, between = np.sqrt(dot(reach, reach)), 0
+    spread = np.sqrt(2 * dot(lamp.up, lamp.up)) / far
     for j in range(len(solids)):
-        to = along((solids[j].x, solids[j].y, solids[j].z), p, -1.0)
+        to = along(solids[j].place, p, -1.0)
         t = dot(to, reach) / far
-        wide = solids[j].bound + lamp.spread * t / far
+        wide = solids[j].bound + spread * t
         if j != own and t > 0.0 and dot(to, to) - t * t < wide * wide:
-            between |= 1 << j
-    if between == 0:
-        return 1.0
-    corners = 0
-    for s in range(4):
-        corners += open_to(solids, lamp, between, p, 2.0 * (s % 2) - 1, 2.0 * (s // 2) - 1)
-    if corners == 0 or corners == 4:
-        return corners / 4
-    seen = 0
-    for s in range(16):
-        a, b = s % 4 + dither, s // 4 + (7 * dither + 0.618 * s) % 1.0
-        seen += open_to(solids, lamp, between, p, a / 2 - 1, b / 2 - 1)
-    return seen / 16
+            between |= 1 << j       # it touches the cone of light
+    blocked = 0
+    for s in range(20 if between else 0):
+        if s == 4 and blocked % 4 == 0:
+            return 1.0 - blocked / 4
+        a, b = 4.0 * (s % 2), 2.0 * (s & 2)     # the four corners, and then a point in each field
+        if s >= 4:
+            blocked *= s > 4
+            a, b = s % 4 + dither, s // 4 - 1 + (7 * dither + 0.618 * s) % 1.0
+        spot = along(along(lamp.place, lamp.right, a / 2 - 1), lamp.up, b / 2 - 1)
+        ray = unit(along(spot, p, -1.0))
+        for j in range(len(solids)):
+            if between >> j & 1 and hit(solids[j], p, ray) < np.inf:
+                blocked += 1
+                break
+    return 1.0 - blocked / 16
 
 
 @jit
@@ -259,66 +222,70 @@ def ggx(normal, half, alpha):
 
 
 @jit
+def soft_light(solids, own, p, normal):
+    """What p gets from the wide sky around the sun, less what solids, as balls, take of it, and
+    from these solids themselves."""
+    free, bled = max(dot(normal, SUN), 0.0), (0.0, 0.0, 0.0)
+    for j in range(len(solids)):
+        to = along(solids[j].place, p, -1.0)
+        cosine = dot(normal, to)
+        if j != own and cosine > 0.0:
+            square = dot(to, to)
+            share = min(1.1 * cosine * solids[j].size ** 2 / (square * np.sqrt(square)), 1.0)
+            share *= np.sqrt(share)
+            free *= 1 - 0.7 * share
+            bled = along(bled, solids[j].color, 0.46 * share * (1 - share))
+    return along(bled, (1.0, 1.0, 1.0), free)
+
+
+@jit
 def haze(solids, own, p, mirror):
     """What a rough mirror shows around direction `mirror`: ground, and solids as blurred balls."""
-    floor = 0.05 + 0.17 * min(max(0.5 - mirror[2] / 0.7, 0.0), 1.0)
+    floor = 0.05 + 0.2 * min(max(0.5 - mirror[2] / 0.7, 0.0), 1.0)
     color = (floor, floor, floor)
     for j in range(len(solids)):
         if j != own:
-            to = along((solids[j].x, solids[j].y, solids[j].z), p, -1.0)
+            to = along(solids[j].place, p, -1.0)
             far = np.sqrt(dot(to, to))
             angle = np.arccos(min(max(dot(to, mirror) / far, -1.0), 1.0))
             share = min(max((1.05 * solids[j].size / far - angle) / 0.5 + 0.5, 0.0), 1.0)
-            image = (solids[j].red, solids[j].green, solids[j].blue)
-            color = along(along(ORIGIN, color, 1 - share), image, 0.25 * share)
+            color = along(along(color, color, -share), solids[j].color, 0.25 * share)
     return color
 
 
 @jit
-def shade(solids, lamps, own, p, ray, dither, mirrors):
-    """The light that solid `own` (-1: the ground) at p sends back along a ray."""
-    normal, color, metal = NORTH, (GROUND, GROUND, GROUND), 0
+def shade(solids, lamps, own, p, ray, dither, image, sharp):
+    """The light that solid `own` (-1: the ground) at p sends back along a ray; metal shows an
+    `image` of what lies around it by the share `sharp`."""
+    normal, color, metal = NORTH, GROUND, 0
     if own >= 0:
         normal, metal = normal_at(solids[own], p), solids[own].metal
-        color = (solids[own].red, solids[own].green, solids[own].blue)
-    free, bled = 1.0, ORIGIN
-    for j in range(len(solids)):
-        to = along((solids[j].x, solids[j].y, solids[j].z), p, -1.0)
-        cosine = dot(normal, to)
-        if j != own and cosine > 0.0:
-            square = dot(to, to)
-            share = cosine * 1.1 * solids[j].size ** 2 / (square * np.sqrt(square))
-            share = 0.7 * min(share, 1.0)
-            free *= 1 - share
-            bled = along(bled, (solids[j].red, solids[j].green, solids[j].blue), 0.4 * share)
-    sky = free * SKY * max(dot(normal, SUN), 0.0)
-    if own < 0:
-        sky *= 1 + 0.016 * max(0.66 * p[1] - 0.75 * p[0], 0.0)
-    soft, gloss = along(bled, (1.0, 1.0, 1.0), sky), ORIGIN
-    mirror = along(ray, normal, -2 * dot(ray, normal))
+        color = along((0.0, 0.0, 0.0), solids[own].color, 1.0)
+    if metal:
+        blurred = haze(solids, own, p, along(ray, normal, -2 * dot(ray, normal)))
+        soft = along(along(blurred, blurred, -sharp), image, sharp)
+    else:
+        soft = soft_light(solids, own, p, normal)
+        if own < 0:
+            soft = along(soft, (1.0, 1.0, 1.0), 0.143 * max(dot(p, BACK), 0.0))
+    gloss = (0.0, 0.0, 0.0)
     for k in range(len(lamps)):
         reach = along(lamps[k].place, p, -1.0)
         to = unit(reach)
         power = -dot(to, lamps[k].forward) / dot(reach, reach)
-        bounce = 0.35 * GROUND * max(to[2], 0.0) * (1 - normal[2]) * free / np.pi
-        soft = along(soft, lamps[k].power, power * bounce)
         cosine = dot(normal, to)
+        if not metal:       # what the ground sends up
+            soft = along(soft, lamps[k].power, 0.11 * power * max(to[2], 0.0) * (1 - normal[2]))
         if cosine > 0.0:
             power *= cosine * seen_share(solids, lamps[k], own, p, dither)
-            soft = along(soft, lamps[k].power, power / np.pi)
-            if own >= 0:
-                half = unit(along(to, ray, -1.0))
-                lobe = 0.4 * ggx(normal, half, 0.2) + 0.5 * ggx(normal, half, 0.04) if metal else \
-                    0.03 * ggx(normal, half, 0.3)
-                gloss = along(gloss, lamps[k].power, power * lobe)
-    if metal:
-        gloss = along(gloss, haze(solids, own, p, mirror), 0.4 if mirrors else 0.9)
-        if mirrors:
-            first, far = nearest(solids, p, mirror, own)
-            if far < np.inf:
-                image = shade(solids, lamps, first, along(p, mirror, far), mirror, dither, False)
-                gloss = along(gloss, image, 0.5)
-        return color[0] * gloss[0], color[1] * gloss[1], color[2] * gloss[2]
+            half = unit(along(to, ray, -1.0))
+            if metal:
+                lobes = 0.6 * ggx(normal, half, 0.3) + 0.5 * ggx(normal, half, 0.04)
+                soft = along(soft, lamps[k].power, power * lobes)
+            else:
+                soft = along(soft, lamps[k].power, power / np.pi)
+                if own >= 0:
+                    gloss = along(gloss, lamps[k].power, power * 0.03 * ggx(normal, half, 0.3))
     return (color[0] * soft[0] + gloss[0], color[1] * soft[1] + gloss[1],
             color[2] * soft[2] + gloss[2])
 
@@ -330,7 +297,7 @@ def trace(solids, lamps, view, width, height):
     light = np.zeros((height, width, 3))
     for row in range(height):
         for column in range(width):
-            own = ids[row, column]
+            own, t = ids[row, column], depths[row, column]
             dither = 52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0) % 1.0
             edge = (own != ids[max(row - 1, 0), column] or own != ids[row, max(column - 1, 0)]
                     or own != ids[min(row + 1, height - 1), column]
@@ -339,12 +306,17 @@ def trace(solids, lamps, view, width, height):
             for s in range(rays * rays):
                 x, y = column + (s % rays + 0.5) / rays, row + (s // rays + 0.5) / rays
                 ray = ray_of(view, x, y, width, height)
-                t = depths[row, column]
                 if edge:
                     own, t = nearest(solids, view[0], ray, -1)
-                elif own < 0:
-                    t = -view[0][2] / ray[2]
-                color = shade(solids, lamps, own, along(view[0], ray, t), ray, dither, True)
+                p, image = along(view[0], ray, t), (0.0, 0.0, 0.0)
+                if own >= 0 and solids[own].metal:
+                    normal = normal_at(solids[own], p)
+                    mirror = along(ray, normal, -2 * dot(ray, normal))
+                    first, t = nearest(solids, p, mirror, own)
+                    if t < np.inf:
+                        image = shade(solids, lamps, first, along(p, mirror, t), mirror, dither,
+                                      image, 0.0)
+                color = shade(solids, lamps, own, p, ray, dither, image, 0.5)
                 for c in range(3):
                     light[row, column, c] += min(color[c], 1.0) / (rays * rays)
     return light
