@@ -98,10 +98,11 @@ def make_scenes(out, info, workers):
     drawn = resume(journal, first_line(info, "scenes"))
     todo = [i for i in lacking if i < drawn] + list(range(drawn, count))
     compile_renderer()
-    with (open(journal, "a", buffering=1, encoding="utf-8") as file, processes(workers) as pool,
+    with (open(journal, "a", buffering=1, encoding="utf-8") as file,
+          results(workers, partial(make_image, out, split, info["seed"]), todo) as lines,
           tqdm(desc=f"{split}: scenes and pictures", total=count, initial=count - len(todo),
                unit="image") as bar):
-        for i, line in zip(todo, pool.map(partial(make_image, out, split, info["seed"]), todo)):
+        for i, line in zip(todo, lines):
             if i >= drawn:
                 file.write(line + (",\n" if i < count - 1 else "\n]}\n"))
             bar.update()
@@ -165,19 +166,23 @@ def compile_renderer():
 
 
 @contextmanager
-def processes(workers):
-    """A pool of worker processes that leaves quietly when it is interrupted or killed."""
+def results(workers, work, items):
+    """Gives work(item) of each of the items, in their order, done by a pool of processes that leaves
+    quietly when it is interrupted or killed."""
     # One thread each: the workers themselves fill the cores.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin_worker)
     try:
-        yield pool
+        # Workers inherit this from their first moment on: Ctrl-C is the parent's to handle.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        lines = pool.map(work, items)
+        signal.signal(signal.SIGINT, handler)
+        yield lines
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def begin_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C is the parent's to handle
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

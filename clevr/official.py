@@ -54,7 +54,8 @@ def read_records(file, key):
     try:
         yield from ijson.items(file, f"{key}.item", use_float=True)
     except ijson.JSONError as fault:
-        raise DataError(f"{file.name}: torn or not JSON ({fault}); fetch or make it again") from None
+        reason = " ".join(str(fault).split())       # it may draw an arrow over several lines
+        raise DataError(f"{file.name}: torn or not JSON ({reason}): fetch or make it again") from None
 
 
 @contextmanager
