@@ -16,6 +16,7 @@ ALIKE = {"size": (("have", "the same size as"), ("are", "the same size as")),
          "shape": (("have", "the same shape as"), ("are", "the same shape as"))}
 SINGULAR = {"are": "is", "have": "has"}
 IT_SHARE = 0.3          # of the questions that could first present the object that they start from
+BARE_SHARE = 0.25       # of the single places that are told without "that is"
 
 # x, y: the groups that the question is about; of: what x's place is told from; only: outer filter.
 SENTENCES = {
@@ -198,6 +199,6 @@ class Mention:
         if not self.things.places:
             return ""
         verb, rest = self.predicate()
-        if len(self.things.places) == 1 and self.rng.random() < 0.25:
+        if len(self.things.places) == 1 and self.rng.random() < BARE_SHARE:
             return " " + (f"of {rest}" if self.alike and not rest.startswith("made") else rest)
         return f" that {verb if be == 'are' else SINGULAR[verb]} {rest}"

@@ -345,9 +345,23 @@ def holds(outer, inner):
     return outer[0] <= inner[0] and outer[1] in (EVERYTHING, inner[1])
 
 
+def single(place, straight=True):
+    """Descriptions of which the question itself leaves no second thing, or none that way."""
+    for reference in place[1:]:
+        if place[0] == "intersect":
+            yield from single(reference)
+            continue
+        told, origin = parts(reference)
+        onward = straight and origin[0] == place[0]
+        if onward or origin == EVERYTHING:
+            yield told
+        yield from single(origin, onward)
+
+
 def test_no_question_answers_itself(asked):
     """What is asked is not told, nor what is the same; nothing is asked of all things but their
-    number; no group is compared with, or joined to, a part of itself."""
+    number; no group is compared with, or joined to, a part of itself; there are no red cubes to
+    count beside "the red cube"."""
     for _, question in asked:
         kind, *groups = meaning_of(question["program"])
         assert kind != "exist" or groups != [EVERYTHING]
@@ -359,6 +373,9 @@ def test_no_question_answers_itself(asked):
                 assert not told & VALUES[base[0].removeprefix("same_")], question["question"]
             if base[0] == "union":
                 groups = base[1:]
+        if kind in ("count", "exist", *INTEGER):
+            for told, base in map(parts, groups):
+                assert not any(one <= told for one in single(base)), question["question"]
         if kind == "count" and len(groups) == 2 or kind in INTEGER:
             x, y = map(parts, groups)
             assert not holds(x, y) and not holds(y, x), question["question"]
