@@ -13,7 +13,7 @@ COLORS = {"gray": (87, 87, 87), "red": (173, 35, 35), "blue": (42, 75, 215),
 SHAPES = {"cube": 0, "sphere": 1, "cylinder": 2}
 CUBE, SPHERE, CYLINDER = 0, 1, 2
 MATERIALS = ("rubber", "metal")
-EDGE = 0.17                                         # radius of the rounded edges over the size
+EDGE = (0.18, 1.0, 0.08)                            # radius of the edges over the size, by shape
 SOLID = np.dtype([("place", "f8", 3), ("color", "f8", 3)]
                  + [(name, "f8") for name in ("size", "edge", "bound", "cos", "sin")]
                  + [("shape", "i8"), ("metal", "i8")])
@@ -21,7 +21,7 @@ LAMPS = ((0.5, 78.5, (1, 0.932, 0.817)),            # key, back, fill: side, wat
          (1.0, 39.3, (1, 1, 1)), (0.5, 23.6, (0.762, 0.818, 1)))
 LAMP = np.dtype([(name, "f8", 3) for name in ("place", "right", "up", "forward", "power")])
 SUN = (0.067, -0.031, 0.143)                        # its direction, soft, times its light
-BACK = (-0.0127, 0.0112, 0.0)                       # where the ground curves up and gets lighter
+BACK = (-0.917, 0.396, 0.0)                         # where, far away, the ground curves up
 GROUND = (0.8, 0.8, 0.8)                            # its colour
 NORTH = (0.0, 0.0, 1.0)
 jit = njit(cache=True, error_model="numpy")
@@ -80,7 +80,7 @@ def solids_of(objects):
     solids = []
     for thing in objects:
         shape, size = SHAPES[thing["shape"]], SIZES[thing["size"]]
-        edge = size if shape == SPHERE else EDGE * size
+        edge = EDGE[shape] * size
         bound = edge + (size - edge) * (3 if shape == CUBE else 2) ** 0.5
         angle = np.deg2rad(thing["rotation"])
         solids.append((thing["3d_coords"], np.divide(COLORS[thing["color"]], 255), size, edge, bound,
@@ -215,10 +215,13 @@ def seen_share(solids, lamp, own, p, dither):
 
 
 @jit
-def ggx(normal, half, alpha):
-    """The lobe of a rough mirror (Walter et al., EGSR 2007) over four."""
+def ggx(normal, ray, to, alpha):
+    """How much of a lamp's light a rough mirror sends back (Walter et al., EGSR 2007), with
+    Schlick's approximation of what its roughness hides."""
+    half, k = unit(along(to, ray, -1.0)), alpha / 2
     spread = dot(normal, half) ** 2 * (alpha * alpha - 1) + 1
-    return alpha * alpha / (4 * np.pi * spread * spread)
+    hidden = (dot(normal, to) * (1 - k) + k) * (k - dot(normal, ray) * (1 - k))
+    return alpha * alpha / (4 * np.pi * spread * spread * hidden)
 
 
 @jit
@@ -229,8 +232,8 @@ def soft_light(solids, own, p, normal):
     for j in range(len(solids)):
         to = along(solids[j].place, p, -1.0)
         cosine = dot(normal, to)
-        if j != own and cosine > 0.0:
-            square = dot(to, to)
+        square = dot(to, to)
+        if j != own and cosine > 0.0 and square < 25 * solids[j].size ** 2:
             share = min(1.1 * cosine * solids[j].size ** 2 / (square * np.sqrt(square)), 1.0)
             share *= np.sqrt(share)
             free *= 1 - 0.7 * share
@@ -239,9 +242,15 @@ def soft_light(solids, own, p, normal):
 
 
 @jit
+def backdrop(ray):
+    """The light that comes along a ray from where the ground curves up."""
+    return 0.01 + 0.085 * min(max((dot(ray, BACK) - 0.45) / 0.3, 0.0), 1.0)
+
+
+@jit
 def haze(solids, own, p, mirror):
     """What a rough mirror shows around direction `mirror`: ground, and solids as blurred balls."""
-    floor = 0.05 + 0.2 * min(max(0.5 - mirror[2] / 0.7, 0.0), 1.0)
+    floor = max(0.2 * min(max(0.5 - mirror[2] / 0.7, 0.0), 1.0), backdrop(mirror))
     color = (floor, floor, floor)
     for j in range(len(solids)):
         if j != own:
@@ -267,25 +276,25 @@ def shade(solids, lamps, own, p, ray, dither, image, sharp):
     else:
         soft = soft_light(solids, own, p, normal)
         if own < 0:
-            soft = along(soft, (1.0, 1.0, 1.0), 0.143 * max(dot(p, BACK), 0.0))
-    gloss = (0.0, 0.0, 0.0)
+            soft = along(soft, (1.0, 1.0, 1.0), 0.0024 * max(dot(p, BACK), 0.0))
+    rim = 0.0 if own < 0 or metal else 0.06 * (1 + dot(normal, ray)) ** 4
+    gloss = (rim, rim, rim)
     for k in range(len(lamps)):
         reach = along(lamps[k].place, p, -1.0)
         to = unit(reach)
         power = -dot(to, lamps[k].forward) / dot(reach, reach)
         cosine = dot(normal, to)
         if not metal:       # what the ground sends up
-            soft = along(soft, lamps[k].power, 0.11 * power * max(to[2], 0.0) * (1 - normal[2]))
+            soft = along(soft, lamps[k].power, 0.15 * power * max(to[2], 0.0) * (1 - normal[2]))
         if cosine > 0.0:
             power *= cosine * seen_share(solids, lamps[k], own, p, dither)
-            half = unit(along(to, ray, -1.0))
             if metal:
-                lobes = 0.6 * ggx(normal, half, 0.3) + 0.5 * ggx(normal, half, 0.04)
+                lobes = 0.5 * ggx(normal, ray, to, 0.2) + 0.5 * ggx(normal, ray, to, 0.02 + 0.003 / solids[own].edge)
                 soft = along(soft, lamps[k].power, power * lobes)
             else:
-                soft = along(soft, lamps[k].power, power / np.pi)
+                soft = along(soft, lamps[k].power, power / np.pi * (0.91 if own >= 0 else 1.0))
                 if own >= 0:
-                    gloss = along(gloss, lamps[k].power, power * 0.03 * ggx(normal, half, 0.3))
+                    gloss = along(gloss, lamps[k].power, power * 0.02 * ggx(normal, ray, to, 0.3))
     return (color[0] * soft[0] + gloss[0], color[1] * soft[1] + gloss[1],
             color[2] * soft[2] + gloss[2])
 
@@ -313,10 +322,11 @@ def trace(solids, lamps, view, width, height):
                     normal = normal_at(solids[own], p)
                     mirror = along(ray, normal, -2 * dot(ray, normal))
                     first, t = nearest(solids, p, mirror, own)
+                    image = (backdrop(mirror), backdrop(mirror), backdrop(mirror))
                     if t < np.inf:
                         image = shade(solids, lamps, first, along(p, mirror, t), mirror, dither,
                                       image, 0.0)
-                color = shade(solids, lamps, own, p, ray, dither, image, 0.5)
+                color = shade(solids, lamps, own, p, ray, dither, image, 0.45)
                 for c in range(3):
                     light[row, column, c] += min(color[c], 1.0) / (rays * rays)
     return light
