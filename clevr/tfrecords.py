@@ -125,30 +125,34 @@ def read_triples(file):
 
 def write_shards(images, pairs, folder, workers):
     """Writes the shards that `folder` lacks, each by one thread."""
-    starts, count = shard_starts(pairs)
-    todo = {folder / f"{folder.name}-{i:05d}-of-{len(starts):05d}.tfrecords": start
-            for i, start in enumerate(starts)}
-    todo = {path: start for path, start in todo.items() if not path.exists()}
-    need, free = len(todo) * SHARD_IMAGES * IMAGE_BYTES, shutil.disk_usage(folder).free
-    if len(todo) > 1 and need > free:
+    shards = find_shards(pairs)
+    todo, lacking = {}, 0
+    for i, (start, size) in enumerate(shards):
+        path = folder / f"{folder.name}-{i:05d}-of-{len(shards):05d}.tfrecords"
+        if not path.exists():
+            todo[path] = start
+            lacking += size
+    need, free = lacking * IMAGE_BYTES, shutil.disk_usage(folder).free
+    if need > free:
         raise DataError(f"{folder} needs {need / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f}: "
                         "make room, name another folder, or give a smaller --limit")
-    done = count - min(count, len(todo) * SHARD_IMAGES)
-    with (tqdm(desc=f"{folder.name}: records", total=count, initial=done, unit="image") as bar,
-          ThreadPoolExecutor(workers) as pool):
+    total = sum(size for _, size in shards)
+    with (tqdm(desc=f"{folder.name}: records", total=total, initial=total - lacking,
+               unit="image") as bar, ThreadPoolExecutor(workers) as pool):
         for written in pool.map(partial(write_shard, images, pairs), todo, todo.values()):
             bar.update(written)
 
 
-def shard_starts(pairs):
-    """The byte in `pairs` at which each shard begins, and the number of lines."""
-    starts, offset = [], 0
+def find_shards(pairs):
+    """Where in `pairs` each shard begins, in bytes, and how many lines it has: [[start, size], ...]."""
+    shards, offset = [], 0
     with open(pairs, "rb") as lines:
         for i, line in enumerate(lines):
             if i % SHARD_IMAGES == 0:
-                starts.append(offset)
+                shards.append([offset, 0])
+            shards[-1][1] += 1
             offset += len(line)
-    return starts, i + 1
+    return shards
 
 
 def write_shard(images, pairs, path, start):

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = {"train": 48, "val": 8}
-TINY_SEED = 1
+TINY_SEED = 3          # with it, training has all the answers of validation
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def tiny_layout(clevr, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_data(clevr, tiny_layout):
-    """The same set as TFRecords, in which training has all the answers. Not to be written to."""
+    """The same set as TFRecords. Not to be written to."""
     out = tiny_layout.parent / "data"
     clevr("convert", tiny_layout, out)
     return out

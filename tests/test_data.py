@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -264,6 +265,10 @@ def test_killed_conversion_ends_as_an_unbroken_one(tiny_layout, tmp_path, monkey
     before = snapshot(killed)
     tfrecords.convert(tiny_layout, killed, None, 2)
     assert snapshot(killed) == before
+    # And a file that was deleted comes back.
+    sorted(killed.glob("train/*tfrecords"))[1].unlink()
+    tfrecords.convert(tiny_layout, killed, None, 2)
+    assert contents(killed) == contents(unbroken)
 
 
 def test_convert_refuses_another_source_or_limit(tiny_layout, tiny_data, tmp_path):
@@ -276,6 +281,13 @@ def test_convert_refuses_another_source_or_limit(tiny_layout, tiny_data, tmp_pat
     with pytest.raises(DataError, match="did not write"):
         tfrecords.convert(tiny_layout, tmp_path, None, 1)
     assert contents(tmp_path) == {"train/theirs.tfrecords": b"theirs"}
+
+
+def test_convert_wants_room_on_the_disk(tiny_layout, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10 ** 6))
+    with pytest.raises(DataError, match="needs 0.0 GB more, but its disk has 0.0: make room"):
+        tfrecords.convert(tiny_layout, tmp_path / "data", None, 1)
+    assert not list(tmp_path.glob("data/*/*tfrecords"))
 
 
 def no_picture(layout):
