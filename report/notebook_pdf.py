@@ -147,8 +147,10 @@ def html2typst(source):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("notebook", type=Path, help="an executed .ipynb file; its images lie relative to it")
-    parser.add_argument("pdf", type=Path, help="where to write the pages, for example build/coursework2.pdf")
+    parser.add_argument("notebook", type=Path,
+                        help="an executed .ipynb file; its images lie relative to it")
+    parser.add_argument("pdf", type=Path,
+                        help="where to write the pages, for example build/coursework2.pdf")
     arguments = parser.parse_args()
     try:
         pages, _ = TypstExporter().from_filename(str(arguments.notebook))
