@@ -7,6 +7,7 @@ from pathlib import Path
 import typst
 
 SOURCE = Path(__file__).resolve().parent / "report.typ"
+FILES = ("evaluation.json", "training_log.csv")
 
 
 def report(run):
@@ -16,15 +17,16 @@ def report(run):
         FileNotFoundError: when evaluation.json or training_log.csv is missing.
         RuntimeError: when one of them lacks something, or when the text does not fit the page.
     """
-    inputs = {name: (run / name).read_text("utf-8") for name in ("evaluation.json", "training_log.csv")}
+    inputs = {name: (run / name).read_text("utf-8") for name in FILES}
     return typst.compile(SOURCE, ignore_system_fonts=True, sys_inputs=inputs)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path,
-                        help="folder with evaluation.json and training_log.csv, as the notebook leaves it")
-    parser.add_argument("pdf", type=Path, help="where to write the page, for example build/report.pdf")
+                        help=f"folder with {' and '.join(FILES)}, as the notebook leaves it")
+    parser.add_argument("pdf", type=Path,
+                        help="where to write the page, for example build/report.pdf")
     arguments = parser.parse_args()
     try:
         page = report(arguments.run)

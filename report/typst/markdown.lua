@@ -25,12 +25,12 @@ local function from_html(element)
   return pandoc.read(element.text, "html").blocks
 end
 
+-- Of single tags within a line, those that set something by themselves.
 function RawInline(raw)
-  if raw.format == "html" then
-    return raw.text:match("^<br") and pandoc.LineBreak()
-      or pandoc.utils.blocks_to_inlines(from_html(raw))
-  end
-  return Math(pandoc.Math("DisplayMath", raw.text))
+  if raw.format ~= "html" then return Math(pandoc.Math("DisplayMath", raw.text)) end
+  if raw.text:match("^<br") then return pandoc.LineBreak() end
+  if raw.text:match("^<img") then return pandoc.utils.blocks_to_inlines(from_html(raw)) end
+  return {}
 end
 
 function RawBlock(raw)
