@@ -157,9 +157,10 @@ def test_notebook_becomes_the_same_pdf_twice(notebook, tmp_path):
 def test_every_cell_and_output_is_set(typst_source):
     for expected in (
         "a) An answer", r"$gamma dot.circle upright(bold(h))^", "item one, $beta_c$", "hat(y)",
-        'gamma & = upright("Linear")', "enough to be broken", "k^2", 'image("figures/x.png", width:', "after a break",
-        "a link", "a\\_b\\_c", "#quote", "EPOCHS = 20", "end-of-long-line", r"return f\"{h!r}\\n\"",
-        "≈ γ·h → β", "Inline bold, H2O", "234/234 - done", "100%|███|", r"\nred\n", "a warning", "TensorSpec",
+        'gamma & = upright("Linear")', "enough to be broken", "k^2",
+        'image("figures/x.png", width:', "Inline bold, H2O", "after a break", "a link",
+        "a\\_b\\_c", "#quote", "EPOCHS = 20", "end-of-long-line", r"return f\"{h!r}\\n\"",
+        "≈ γ·h → β", "234/234 - done", "100%|███|", r"\nred\n", "a warning", "TensorSpec",
         "val\\_accuracy", "0.4375", "self.gamma = Dense(c)", "ValueError: bad", "line_119 = 119",
     ):
         assert expected in typst_source, expected
