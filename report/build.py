@@ -33,7 +33,8 @@ def main():
     except FileNotFoundError as error:
         sys.exit(f"{error.filename} is missing: run the notebook to its end, which writes it")
     except (RuntimeError, UnicodeDecodeError) as error:
-        sys.exit(f"{arguments.run}: its files do not make a report: {' '.join(str(error).split())}")
+        sys.exit(f"{arguments.run}: its files make no report; the notebook writes them anew. "
+                 + " ".join(str(error).split()))
     arguments.pdf.parent.mkdir(parents=True, exist_ok=True)
     arguments.pdf.write_bytes(page)
 
