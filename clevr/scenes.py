@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .render import COLORS, MATERIALS, SHAPES, SIZES, camera_axes, project, visible_pixels
+from .render import (COLORS, HEIGHT, LENS_X, LENS_Y, SHAPES, SIZES, WIDTH, camera_axes, first_seen,
+                     solids_of, view_of)
 
+MATERIALS = ("rubber", "metal")
 MIN_OBJECTS, MAX_OBJECTS = 3, 10
 HALF_SIDE = 3.0                 # objects stand in a square of twice this side
 MIN_GAP = 0.25                  # between surfaces, by radius
@@ -81,6 +83,22 @@ def place_objects(rng, count, directions):
                         "3d_coords": [*spots[i].tolist(), SIZES[size]],
                         "rotation": rng.uniform(0, 360)})
     return objects
+
+
+def visible_pixels(objects, rig):
+    """How many pixels each object shows at 480x320, the others before it left out: (n,) int64."""
+    ids = first_seen(solids_of(objects), view_of(rig.camera), WIDTH, HEIGHT)
+    return np.bincount(ids[ids >= 0], minlength=len(objects))
+
+
+def project(point, camera):
+    """Where a point (3,) falls in the picture: x, y in pixels from the top left corner, and its
+    depth along the line of sight."""
+    right, up, forward = camera_axes(camera)
+    seen = np.asarray(point) - camera
+    depth = seen @ forward
+    return (WIDTH / 2 * (1 + seen @ right / depth / LENS_X),
+            HEIGHT / 2 * (1 - seen @ up / depth / LENS_Y), depth)
 
 
 def relate(objects, directions):
