@@ -234,7 +234,7 @@ def look(solids, lamps, eye, ray, dither):
 
 @jit
 def trace(solids, lamps, view, width, height):
-    """The light of every pixel, 0 to 1, float64 (height, width, 3); dither by Jimenez (SIGGRAPH 2014)."""
+    """The light of every pixel, 0 to 1, float64 (height, width, 3); dither after Jimenez, 2014."""
     ids, light = first_seen(solids, view, width, height), np.zeros((height, width, 3))
     for row, column in np.ndindex(height, width):
         same = (ids[max(row - 1, 0), column] == ids[row, column] == ids[row, max(column - 1, 0)]
