@@ -1,5 +1,5 @@
-"""Draws a scene as CLEVR does (Johnson et al., CVPR 2017, appendix), by an analytic ray tracer. Light
-is linear, 1 is white; numbers without a name were fitted to pictures by Blender's Cycles."""
+"""Draws a scene as CLEVR does (Johnson et al., CVPR 2017, appendix): an analytic ray tracer.
+Light is linear, 1 is white; numbers without a name were fitted to pictures by Blender's Cycles."""
 
 import numpy as np
 from numba import njit
@@ -234,8 +234,8 @@ def look(solids, lamps, eye, ray, dither):
 
 @jit
 def trace(solids, lamps, view, width, height):
-    """The light of every pixel, 0 to 1, float64 (height, width, 3); dither after Jimenez, 2014."""
-    ids, light = first_seen(solids, view, width, height), np.zeros((height, width, 3))
+    """The light of every pixel, 0 to 1, float32 (height, width, 3); dither after Jimenez, 2014."""
+    ids, light = first_seen(solids, view, width, height), np.zeros((height, width, 3), np.float32)
     for row, column in np.ndindex(height, width):
         same = (ids[max(row - 1, 0), column] == ids[row, column] == ids[row, max(column - 1, 0)]
                 == ids[min(row + 1, height - 1), column] == ids[row, min(column + 1, width - 1)])
