@@ -24,6 +24,9 @@ def _split_shapes(layer, input_shape):
 class FiLM(layers.Layer):
     """Scales and shifts every feature map by amounts that depend on q (section 2.1, equations 1-2).
 
+    The biases of gamma start at 1: near 0, as those of beta, gamma would wipe out h and with it the
+    gradients of all that made it (section 2.1).
+
     Call arguments:
         inputs: `[h, q]`, float tensors; gamma and beta get one value for each channel of h.
 
@@ -36,8 +39,9 @@ class FiLM(layers.Layer):
 
     def build(self, input_shape):
         h_shape, q_shape = _split_shapes(self, input_shape)
-        self.gamma = layers.Dense(h_shape[-1], dtype=self.dtype_policy, name="gamma")
-        self.beta = layers.Dense(h_shape[-1], dtype=self.dtype_policy, name="beta")
+        channels, policy = h_shape[-1], {"dtype": self.dtype_policy}
+        self.gamma = layers.Dense(channels, bias_initializer="ones", name="gamma", **policy)
+        self.beta = layers.Dense(channels, name="beta", **policy)
         self.gamma.build(q_shape)
         self.beta.build(q_shape)
 

@@ -34,7 +34,8 @@ def generate(out, images, seed, workers):
     out = Path(out)
     # The date is that of the generator, not of the run: the same seed gives the same bytes.
     infos = {split: {"split": split, "license": "CC0 1.0", "version": "1.0", "date": "11/24/2026",
-                     "description": "CLEVR-like, made by python -m clevr generate; not CLEVR",
+                     "description": "CLEVR-like data made by this project, not CLEVR "
+                                    f"(seed {seed}, {images['train']} + {images['val']} images)",
                      "seed": seed, "images": images[split]} for split in SPLITS}
     refuse_another_job(out, infos)
     for split, info in infos.items():

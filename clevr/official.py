@@ -51,11 +51,22 @@ def read_records(file, key):
     """Streams the records of an open (binary) scene or question file in constant memory.
 
     `key` is "scenes" or "questions". Raises DataError if the file is not such JSON."""
+    return read_items(file, f"{key}.item")
+
+
+def read_items(file, prefix):
     try:
-        yield from ijson.items(file, f"{key}.item", use_float=True)
+        yield from ijson.items(file, prefix, use_float=True)
     except ijson.JSONError as fault:
         reason = " ".join(str(fault).split())       # it may draw an arrow over several lines
         raise DataError(f"{file.name}: torn or not JSON ({reason}): fetch or make it again") from None
+
+
+def read_info(path):
+    """What a scene or question file says of itself: a dict, empty if it says nothing. Stops reading
+    there; the release puts it first. Raises DataError if the file is not such JSON."""
+    with open(path, "rb") as file:
+        return next(read_items(file, "info"), {})
 
 
 @contextmanager

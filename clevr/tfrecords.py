@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 from tqdm import tqdm
 
-from .official import SPLITS, DataError, images_folder, questions_file, read_records, whole_file
+from .official import SPLITS, DataError, images_folder, questions_file, read_info, read_records, whole_file
 
 SIDE = 224
 IMAGE_BYTES = SIDE * SIDE * 3 * 4                   # int32
@@ -42,6 +42,7 @@ def convert(src, out, limit, workers):
         if not path.exists():
             raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
     claim(out, src, limit)
+    describe(out, src)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
         if not is_complete(out / split):
@@ -68,6 +69,14 @@ def claim(out, src, limit):
         out.mkdir(parents=True, exist_ok=True)
         with whole_file(manifest) as aside:
             aside.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
+
+
+def describe(out, src):
+    """Writes `out`/source.txt, one line that says what the data are, for whoever shows results."""
+    info = read_info(questions_file(src, "train"))
+    with whole_file(out / "source.txt") as aside:
+        aside.write_text(info.get("description", f"CLEVR v{info.get('version', '1.0')}") + "\n",
+                         encoding="utf-8")
 
 
 def sha256(path):
