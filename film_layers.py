@@ -11,7 +11,7 @@ from keras import layers, ops
 
 def _split_shapes(layer, input_shape):
     """The shapes of h and q, or a ValueError that says what came instead."""
-    pair = isinstance(input_shape, (list, tuple)) and len(input_shape) == 2
+    pair = isinstance(input_shape, (list, tuple)) and all(isinstance(s, (list, tuple)) for s in input_shape)
     if not pair or [len(shape) for shape in input_shape] != [4, 2]:
         raise ValueError(
             f"{type(layer).__name__} takes [h, q] of shapes (batch, height, width, channels) and "
@@ -34,12 +34,16 @@ class FiLM(layers.Layer):
     Output shape: that of h.
 
     Raises:
-        ValueError: when built on anything but a pair of such shapes.
+        ValueError: when built on anything but a pair of such shapes, or called later on other
+            numbers of channels or units.
     """
 
     def build(self, input_shape):
         h_shape, q_shape = _split_shapes(self, input_shape)
         channels, policy = h_shape[-1], {"dtype": self.dtype_policy}
+        # Without it, an h of one map would be broadcast to all the channels.
+        self.input_spec = [keras.InputSpec(ndim=4, axes={-1: channels}),
+                           keras.InputSpec(ndim=2, axes={-1: q_shape[-1]})]
         self.gamma = layers.Dense(channels, bias_initializer="ones", name="gamma", **policy)
         self.beta = layers.Dense(channels, name="beta", **policy)
         self.gamma.build(q_shape)
@@ -119,11 +123,11 @@ class AddSpatialCoordinates(layers.Layer):
         ValueError: when called on anything but a rank-4 tensor.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.input_spec = keras.InputSpec(ndim=4)  # checked for symbolic inputs, too
+
     def call(self, h):
-        if len(h.shape) != 4:
-            raise ValueError(
-                f"AddSpatialCoordinates takes (batch, height, width, channels). Received: {h.shape}"
-            )
         batch, height, width, _ = ops.shape(h)
         x = ops.broadcast_to(_axis(width, h.dtype)[None, None, :, None], (batch, height, width, 1))
         y = ops.broadcast_to(_axis(height, h.dtype)[None, :, None, None], (batch, height, width, 1))
