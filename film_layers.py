@@ -11,8 +11,9 @@ from keras import layers, ops
 
 def _split_shapes(layer, input_shape):
     """The shapes of h and q, or a ValueError that says what came instead."""
-    pair = isinstance(input_shape, (list, tuple)) and all(isinstance(s, (list, tuple)) for s in input_shape)
-    if not pair or [len(shape) for shape in input_shape] != [4, 2]:
+    sequence = (list, tuple)
+    nested = isinstance(input_shape, sequence) and all(isinstance(s, sequence) for s in input_shape)
+    if not nested or [len(shape) for shape in input_shape] != [4, 2]:
         raise ValueError(
             f"{type(layer).__name__} takes [h, q] of shapes (batch, height, width, channels) and "
             f"(batch, units). Received: {input_shape}"
@@ -42,8 +43,10 @@ class FiLM(layers.Layer):
         h_shape, q_shape = _split_shapes(self, input_shape)
         channels, policy = h_shape[-1], {"dtype": self.dtype_policy}
         # Without it, an h of one map would be broadcast to all the channels.
-        self.input_spec = [keras.InputSpec(ndim=4, axes={-1: channels}),
-                           keras.InputSpec(ndim=2, axes={-1: q_shape[-1]})]
+        self.input_spec = [
+            keras.InputSpec(ndim=4, axes={-1: channels}),
+            keras.InputSpec(ndim=2, axes={-1: q_shape[-1]}),
+        ]
         self.gamma = layers.Dense(channels, bias_initializer="ones", name="gamma", **policy)
         self.beta = layers.Dense(channels, name="beta", **policy)
         self.gamma.build(q_shape)
