@@ -82,15 +82,16 @@ def coordinates_reference(h):
 
 def random_inputs(shape, units, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=shape).astype("float32"), rng.normal(size=(shape[0], units)).astype("float32")
+    return [rng.normal(size=size).astype("float32") for size in (shape, (shape[0], units))]
 
 
 def randomise(layer, seed=1):
     """Sets every weight of a built layer or model, the moving statistics too, to random numbers."""
     rng = np.random.default_rng(seed)
     for weight in layer.weights:
-        positive = "variance" in weight.path
-        weight.assign(rng.uniform(0.5, 2, weight.shape) if positive else rng.normal(0, 0.5, weight.shape))
+        weight.assign(rng.normal(0, 0.5, weight.shape))
+        if "variance" in weight.path:
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
 
 
 def built(layer, h, q):
@@ -159,7 +160,8 @@ def test_mixed_precision_computes_in_half_and_keeps_weights_in_float32(policy):
         assert keras.backend.standardize_dtype(outputs.dtype) == half
         assert {weight.dtype for weight in layer.weights} == {"float32"}
         assert {sub.compute_dtype for sub in layer._flatten_layers()} == {half}
-        np.testing.assert_allclose(numpy(outputs).astype("float64"), expected, atol=0.02 * np.abs(expected).max())
+        found, scale = numpy(outputs).astype("float64"), np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.02 * scale)
 
 
 @pytest.mark.parametrize("policy, rounding", zip(MIXED, [2**-12, 2**-9]))
@@ -167,7 +169,8 @@ def test_coordinates_in_half_precision_are_the_nearest_numbers(policy, rounding)
     h = np.zeros((1, 2, 300, 1), "float32")  # bfloat16 cannot count to 300
     outputs = AddSpatialCoordinates(dtype=policy)(h)
     assert keras.backend.standardize_dtype(outputs.dtype) == policy.removeprefix("mixed_")
-    np.testing.assert_allclose(numpy(outputs).astype("float64"), coordinates_reference(h), atol=1.01 * rounding)
+    error = numpy(outputs).astype("float64") - coordinates_reference(h)
+    assert np.abs(error).max() <= 1.01 * rounding
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
@@ -197,7 +200,8 @@ def test_saved_model_loads_equal(policy, tmp_path):
     randomise(model)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    assert [layer.dtype_policy.name for layer in again.layers] == [layer.dtype_policy.name for layer in model.layers]
+    for new, old in zip(again.layers, model.layers, strict=True):
+        assert new.dtype_policy == old.dtype_policy
     h, q = random_inputs((2, 5, 8, 3), 4)
     np.testing.assert_array_equal(numpy(again([h, q])), numpy(model([h, q])))
 
@@ -215,7 +219,8 @@ def test_one_model_takes_maps_of_all_sizes(tf):
     model = small_model()
     randomise(model)
     w, w_block = (weights_of(layer) for layer in (model.layers[-1], model.layers[-2]))
-    predict = tf.function(model, input_signature=[[tf.TensorSpec([None] * 3 + [3]), tf.TensorSpec([None, 4])]])
+    signature = [tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 4])]
+    predict = tf.function(model, input_signature=[signature])
     for shape, _ in SHAPES:
         h, q = random_inputs((*shape[:3], 3), 4)
         maps, _, _ = resblock_reference(w_block, coordinates_reference(h), q, False)
@@ -242,13 +247,15 @@ def test_gradients_are_those_of_the_reference(make, training, tf):
     gradients = tape.gradient(loss, [weight.value for weight in layer.trainable_weights])
 
     def reference(w):
-        found = film_reference(w, h, q) if isinstance(layer, FiLM) else resblock_reference(w, h, q, training)[0]
+        film = isinstance(layer, FiLM)
+        found = film_reference(w, h, q) if film else resblock_reference(w, h, q, training)[0]
         return np.sum(found * towards)
 
     for weight, gradient in zip(layer.trainable_weights, gradients, strict=True):
         name = "/".join(weight.path.split("/")[-2:])
         step = 1e-6 * rng.normal(size=weight.shape)
-        expected = (reference({**w, name: w[name] + step}) - reference({**w, name: w[name] - step})) / 2e-6
+        above, below = (reference({**w, name: w[name] + sign * step}) for sign in (1, -1))
+        expected = (above - below) / 2e-6
         found = np.sum(gradient * step) / 1e-6
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-3), name
         # Batch statistics take away whatever constant the convolution before them adds.
@@ -259,10 +266,10 @@ def test_wrong_inputs_are_refused_with_what_was_received():
     h, q = random_inputs((4, 5, 6, 3), 3)
     used = FiLM()
     used([h, q])
-    calls = [(FiLM(), q), (FiLM(), h), (FiLM(), [q, h]), (FiLM(), [h, q, q]), (FiLM(), keras.Input((3,))),
-             (ResBlock(4), [q, h]), (ResBlock(4), h), (used, [h[..., :1], q]), (used, [h, q[:, :2]]),
-             (used, [h, h]), (AddSpatialCoordinates(), q), (AddSpatialCoordinates(), keras.Input((5,))),
-             (AddSpatialCoordinates(), [h, h])]
+    calls = [(FiLM(), q), (FiLM(), h), (FiLM(), [q, h]), (FiLM(), [h, q, q]),
+             (FiLM(), keras.Input((3,))), (used, [h[..., :1], q]), (used, [h, q[:, :2]]),
+             (used, [h, h]), (ResBlock(4), [q, h]), (ResBlock(4), h), (AddSpatialCoordinates(), q),
+             (AddSpatialCoordinates(), keras.Input((5,))), (AddSpatialCoordinates(), [h, h])]
     for layer, inputs in calls:
         with pytest.raises(ValueError, match="(?i)received"):
             layer(inputs)
@@ -273,10 +280,10 @@ def test_wrong_inputs_are_refused_with_what_was_received():
 # Question 2's model, from the notebook that defines it.
 
 def builders(V, n, side):
-    """The functions of the notebook that build the model, for V tokens, n answers and square pictures."""
+    """The notebook's functions that build the model, for V tokens, n answers and square pictures."""
     names = ["build_film_generator", "build_feature_extractor", "build_classifier", "build_model"]
-    space = {"V": V, "n": n, "SIDE": side, "keras": keras, "layers": keras.layers, "np": np, "FiLM": FiLM,
-             "ResBlock": ResBlock, "AddSpatialCoordinates": AddSpatialCoordinates}
+    space = {"V": V, "n": n, "SIDE": side, "keras": keras, "layers": keras.layers, "np": np,
+             "FiLM": FiLM, "ResBlock": ResBlock, "AddSpatialCoordinates": AddSpatialCoordinates}
     for cell in json.loads((ROOT / "coursework2.ipynb").read_text())["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code" and any(f"def {name}(" in source for name in names):
@@ -325,7 +332,8 @@ def test_layers_do_the_same_on_jax():
              test_mixed_precision_computes_in_half_and_keeps_weights_in_float32]
     script = ("import sys, keras, film_layers, pytest; assert keras.backend.backend() == 'jax'; "
               "assert 'tensorflow' not in sys.modules; sys.exit(pytest.main(sys.argv[1:]))")
-    done = subprocess.run([sys.executable, "-c", script, *(f"{__file__}::{test.__name__}" for test in tests)],
-                          cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+    names = [f"{__file__}::{test.__name__}" for test in tests]
+    done = subprocess.run([sys.executable, "-c", script, *names], cwd=ROOT,
+                          env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
