@@ -254,6 +254,7 @@ class Training:
 
     def __init__(self, data, folder):
         self.folder, self.output = folder, folder.with_suffix(".txt")
+        self.start = time.time()
         with open(self.output, "wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, notebook.__file__, data, folder, str(EPOCHS), "16"],
@@ -272,7 +273,16 @@ class Training:
         return "epochs are finished" in self.output.read_text()
 
     def saves(self):
-        return any(self.folder.glob(".epoch_*"))
+        return self.wrote(".epoch_*")
+
+    def has_saved(self):
+        return self.wrote("epoch_*")
+
+    def wrote(self, pattern):
+        try:
+            return any(path.stat().st_mtime > self.start for path in self.folder.glob(pattern))
+        except FileNotFoundError:  # renamed in between
+            return False
 
 
 @pytest.fixture(scope="module")
@@ -286,9 +296,14 @@ def twin(tiny_data, tmp_path_factory):
     return folder, time.monotonic() - start
 
 
+def wait_for_the_moment(training, number, seconds, rng):
+    """Kinds of moments in turn: after an epoch, as a save begins, shortly after that, at random."""
+    training.wait_until((training.has_saved, training.saves, training.saves, training.trains)[number % 4])
+    time.sleep(rng.uniform(0, (seconds / EPOCHS, 0, 0.2, seconds)[number % 4]))
+
+
 def run_with_kills(data, home, twin, kills, seed):
-    """Kills trainings at a random moment, as a save begins, and shortly after one has begun, in
-    turn; each run is resumed until it is finished and then compared with the unbroken one."""
+    """Kills trainings; each run is resumed until finished, then compared with the unbroken one."""
     rng = np.random.default_rng(seed)
     unbroken, seconds = twin
     hit = torn = runs = 0
@@ -297,13 +312,8 @@ def run_with_kills(data, home, twin, kills, seed):
         finished = False
         while not finished:
             training = Training(data, home / f"run{runs}")
-            training.wait_until(training.trains)
             if hit < kills or not torn:
-                if hit % 3 == 0:
-                    time.sleep(rng.uniform(0, seconds / 2))
-                else:
-                    training.wait_until(training.saves)
-                    time.sleep(rng.uniform(0, 0.2) if hit % 3 == 2 else 0)
+                wait_for_the_moment(training, hit, seconds, rng)
                 training.process.kill()
             finished = training.wait() == 0
             if not finished:
