@@ -1,6 +1,7 @@
 """The notebook's data follow the brief, its sampling is uniform, and it executes from start to end."""
 
 import json
+import re
 import string
 import subprocess
 import sys
@@ -257,10 +258,10 @@ def outputs(executed):
 
 
 def printed(executed):
-    """The text of all outputs, spaces and line ends as single spaces."""
+    """The text of all outputs without colours, all white space as single spaces."""
     texts = (output.text if output.output_type == "stream" else output.data.get("text/plain", "")
              for output in outputs(executed))
-    return " ".join(" ".join(texts).split())
+    return " ".join(re.sub(r"\x1b\[[\d;]*m", "", " ".join(texts)).split())
 
 
 def snapshot(folder):
