@@ -304,14 +304,15 @@ def table(rows):
     for name, found in rows.items():
         for row in found:
             rate = row.images_per_second
-            shares = [f"{rate * GFLOP_PER_IMAGE / peak:.0%}" if peak and rate and not row.what.startswith("input")
-                      else "" for peak in peaks]
+            counts = rate and not row.what.startswith("input")
+            shares = [f"{rate * GFLOP_PER_IMAGE / peak:.0%}" if peak and counts else "" for peak in peaks]
             yield (f"{row.what:36}{f'{rate:,.1f}' if rate else '':>10}{shares[0]:>9}{shares[1]:>9}  "
                    f"{row.note}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data", help="folder with train/*.tfrecords and val/*.tfrecords "
                         "(default: data)")
     parser.add_argument("--steps", type=int, default=5, help="training steps timed in each row (default: 5; "
