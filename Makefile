@@ -29,6 +29,9 @@ RUN := .venv/bin/python
 ENVIRONMENT := .venv/$(REQUIREMENTS)
 DATA := build/data-$(DATA_SIZE)
 MADE_HERE := seed $(SEED), $(TRAIN_IMAGES) + $(VAL_IMAGES) images
+# Only what differs from the notebook's own settings is passed to it.
+DEFAULTS := DATA_DIR=data CHECKPOINT_DIR=checkpoints EPOCHS=20
+GIVEN = $(filter-out $(DEFAULTS),DATA_DIR=$(DATA_DIR) CHECKPOINT_DIR=$(CHECKPOINT_DIR) EPOCHS=$(EPOCHS))
 HELD = $(wildcard $(DATA_DIR)/train/*tfrecords)
 
 .DELETE_ON_ERROR:
@@ -68,7 +71,7 @@ $(DATA): $(ENVIRONMENT) $(if $(HELD),,again)
 
 build/coursework2.ipynb: coursework2.ipynb film_layers.py hardware.py figures/model.png figures/resblock.png $(DATA)
 	$(RUN) -m papermill $< build/executing.ipynb --log-output --progress-bar \
-	  -p DATA_DIR $(DATA_DIR) -p CHECKPOINT_DIR $(CHECKPOINT_DIR) -p EPOCHS $(EPOCHS)
+	  $(foreach pair,$(GIVEN),-p $(subst =, ,$(pair)))
 	mv build/executing.ipynb $@
 
 build/coursework2.pdf: build/coursework2.ipynb report/notebook_pdf.py $(wildcard report/typst/*)
