@@ -73,6 +73,8 @@ def claim(out, src, limit):
 
 def describe(out, src):
     """Writes `out`/source.txt, one line that says what the data are, for whoever shows results."""
+    if (out / "source.txt").exists():
+        return
     info = read_info(questions_file(src, "train"))
     with whole_file(out / "source.txt") as aside:
         aside.write_text(info.get("description", f"CLEVR v{info.get('version', '1.0')}") + "\n",
