@@ -42,7 +42,7 @@ all: build/submission.zip
 	  'Executed notebook' build/coursework2.ipynb \
 	  'the same as a PDF' build/coursework2.pdf \
 	  'Report' build/report.pdf \
-	  'All three, to upload' build/submission.zip \
+	  'All of it, to upload' build/submission.zip \
 	  'Log and models of the run' $(CHECKPOINT_DIR)
 
 $(ENVIRONMENT): $(REQUIREMENTS) requirements.txt
@@ -80,9 +80,10 @@ build/coursework2.pdf: build/coursework2.ipynb report/notebook_pdf.py $(wildcard
 build/report.pdf: build/coursework2.ipynb report/build.py report/report.typ
 	$(RUN) report/build.py $(CHECKPOINT_DIR) $@
 
+# Beside the three to be read, what the notebook needs to be run again
 build/submission.zip: build/coursework2.ipynb build/coursework2.pdf build/report.pdf
 	rm -f $@
-	cd build && ../$(RUN) -m zipfile -c $(notdir $@) $(notdir $^)
+	$(RUN) -m zipfile -c $@ $^ film_layers.py hardware.py figures
 
 test: $(ENVIRONMENT)
 	$(RUN) -m pytest

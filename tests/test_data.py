@@ -151,8 +151,10 @@ def test_interrupted_and_killed_generation_ends_as_an_unbroken_one(tiny_layout, 
     command = [sys.executable, "-m", "clevr", "generate", tmp_path, "--train", TINY["train"],
                "--val", TINY["val"], "--seed", TINY_SEED, "--workers", 1]
     for number, end in ((5, signal.SIGINT), (15, signal.SIGKILL)):
+        # Whoever started the tests in the background made them, and so their children, deaf to Ctrl-C.
         job = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+                               start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
         while len(list(tmp_path.glob("images/train/CLEVR*"))) < number:
             assert job.poll() is None, job.stderr.read()
             time.sleep(0.02)
