@@ -9,16 +9,15 @@ PYTHON ?= python3
 DATA_SIZE ?= small
 DATA_DIR ?= data
 EPOCHS ?= 20
+CHECKPOINT_DIR ?= build/checkpoints-$(DATA_SIZE)
 SEED := 2
 
 ifeq ($(DATA_SIZE),small)
 TRAIN_IMAGES := 512
 VAL_IMAGES := 128
-CHECKPOINT_DIR ?= build/checkpoints
 else ifeq ($(DATA_SIZE),coursework)
 TRAIN_IMAGES := 14950
 VAL_IMAGES := 3750
-CHECKPOINT_DIR ?= checkpoints
 else
 $(error DATA_SIZE is small or coursework, not $(DATA_SIZE))
 endif
@@ -69,7 +68,12 @@ $(DATA): $(ENVIRONMENT) $(if $(HELD),,again)
 	fi
 	@touch $@
 
-build/coursework2.ipynb: coursework2.ipynb film_layers.py hardware.py figures/model.png figures/resblock.png $(DATA)
+build/settings: again
+	@mkdir -p build
+	@echo '$(GIVEN)' | cmp -s - $@ || echo '$(GIVEN)' > $@
+
+build/coursework2.ipynb: coursework2.ipynb film_layers.py hardware.py figures/model.png figures/resblock.png \
+                         build/settings $(DATA)
 	$(RUN) -m papermill $< build/executing.ipynb --log-output --progress-bar \
 	  $(foreach pair,$(GIVEN),-p $(subst =, ,$(pair)))
 	mv build/executing.ipynb $@
