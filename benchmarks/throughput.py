@@ -91,7 +91,7 @@ class Notebook(ModuleType):
 def is_definition(node):
     """Whether a statement imports, defines, or names a constant in capitals."""
     if isinstance(node, ast.Assign):
-        plain = (ast.Constant, ast.Name, ast.BinOp, ast.operator, ast.expr_context)
+        plain = (ast.Constant, ast.Name, ast.BinOp, ast.Tuple, ast.operator, ast.expr_context)
         return (all(isinstance(target, ast.Name) and target.id.isupper() for target in node.targets)
                 and all(isinstance(part, plain) for part in ast.walk(node.value)))
     return isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef))
@@ -327,13 +327,15 @@ def main():
             sys.exit(f"error: no .tfrecords in {Path(arguments.data, split)}: type `make` to have them made, "
                      "or name another folder with --data")
     rows = {}
-    for i, name in enumerate(arguments.rows, 1):
-        start = time.perf_counter()
-        print(f"{i}/{len(arguments.rows)} {name} ... ", end="", file=sys.stderr, flush=True)
-        rows[name] = measure(name, arguments)
-        print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
-    compare(rows)
-    print(*table(rows), sep="\n")
+    try:
+        for i, name in enumerate(arguments.rows, 1):
+            start = time.perf_counter()
+            print(f"{i}/{len(arguments.rows)} {name} ... ", end="", file=sys.stderr, flush=True)
+            rows[name] = measure(name, arguments)
+            print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
+    finally:  # what was measured until then
+        compare(rows)
+        print(*table(rows), sep="\n")
 
 
 if __name__ == "__main__":
