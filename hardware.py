@@ -12,7 +12,7 @@ def use_fastest_settings():
     """Sets Keras up for this machine; call it before any layer is made.
 
     - Batch normalisation: TensorFlow's fused op replaces Keras 3's several passes over memory.
-    - XLA: off on a CPU, where its convolutions are several times slower than oneDNN's; Keras's own
+    - XLA: off on a CPU, where its convolutions take twice as long as oneDNN's; Keras's own
       choice on a GPU.
     - Precision: bfloat16 products with float32 weights and sums where the CPU multiplies bfloat16 in
       hardware; float32 elsewhere.
