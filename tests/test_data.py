@@ -238,7 +238,7 @@ def test_official_files_are_taken_as_they_are(tiny_layout, tmp_path):
 
 
 def test_killed_conversion_ends_as_an_unbroken_one(tiny_layout, tmp_path, monkeypatch):
-    code = f"""if True:
+    code = """if True:
         import itertools, os, signal, sys
         from clevr import tfrecords
         tfrecords.SHARD_IMAGES, whole, count = 5, tfrecords.read_pixels, itertools.count(1)
