@@ -11,14 +11,17 @@ million multiply-adds an image forward, twice that backward). Leave the machine 
 
 import argparse
 import ast
+import ctypes
 import json
 import os
+import re
 import resource
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -35,6 +38,8 @@ GFLOP_PER_IMAGE = 9.6
 MB_PER_IMAGE = 224 * 224 * 3 * 4 / 1e6  # int32 in a record, float32 in a batch
 EPOCH_IMAGES = 14_950  # the coursework's training set
 TOKENS, WORDS, ANSWERS = 43, 82, 28  # the coursework's longest question and its vocabularies
+DIRECTIONS = {"forward_training": "forward", "backward_data": "to the input", "backward_weights": "to the weights"}
+PRIMITIVES = {"batch_normalization": "  batch normalisation", "reorder": "  changes of layout"}
 WARM_UP = 2  # steps: the first compiles, the second still fills caches
 PASSES = 3  # over the data; the quickest counts
 
@@ -120,9 +125,18 @@ def measure_peak(arguments, dtype):
     return [Row(f"{dtype} product, {size}^3", gflops / GFLOP_PER_IMAGE, note, gflops)]
 
 
+def random_batches(notebook):
+    """One batch of random numbers in memory, without end."""
+    tf, rng, batch = notebook.tf, np.random.default_rng(0), notebook.BATCH_SIZE
+    lengths = rng.integers(5, TOKENS + 1, (batch, 1))
+    tokens = np.where(np.arange(TOKENS) < lengths, rng.integers(2, WORDS, (batch, TOKENS)), 0)
+    inputs = {"question": tf.constant(tokens, tf.int32), "image": tf.random.uniform((batch, 224, 224, 3))}
+    return forever(notebook, inputs, tf.constant(rng.integers(0, ANSWERS, batch)))
+
+
 def measure_step(arguments, what, jit_compile=None, fused=False, precision="float32", cudnn=True,
                  deterministic=False):
-    """One batch of random numbers in memory; without `jit_compile`, at the notebook's settings."""
+    """Steps on random numbers; without `jit_compile`, at the notebook's settings."""
     notebook = Notebook(V=WORDS, n=ANSWERS)
     keras, tf = notebook.keras, notebook.tf
     if deterministic:
@@ -137,14 +151,64 @@ def measure_step(arguments, what, jit_compile=None, fused=False, precision="floa
     if not cudnn:
         gru = notebook.layers.GRU
         notebook.layers.GRU = lambda units, **options: gru(units, use_cudnn=False, **options)
+    times = notebook.step_times(notebook.compiled_model(jit_compile), random_batches(notebook), arguments.steps)
+    return [Row(what, notebook.BATCH_SIZE / min(times), describe(times))]
 
-    rng, batch = np.random.default_rng(0), notebook.BATCH_SIZE
-    lengths = rng.integers(5, TOKENS + 1, (batch, 1))
-    tokens = np.where(np.arange(TOKENS) < lengths, rng.integers(2, WORDS, (batch, TOKENS)), 0)
-    inputs = {"question": tf.constant(tokens, tf.int32), "image": tf.random.uniform((batch, 224, 224, 3))}
-    dataset = forever(notebook, inputs, tf.constant(rng.integers(0, ANSWERS, batch)))
-    times = notebook.step_times(notebook.compiled_model(jit_compile), dataset, arguments.steps)
-    return [Row(what, batch / min(times), describe(times))]
+
+def measure_profile(arguments):
+    """Where a step's time goes, by oneDNN's own clock, with one op at a time so that the times add up."""
+    os.environ["ONEDNN_VERBOSE"] = "profile_exec"
+    notebook = Notebook(V=WORDS, n=ANSWERS)
+    notebook.tf.config.threading.set_inter_op_parallelism_threads(1)
+    model = notebook.compiled_model(notebook.hardware.use_fastest_settings())
+    batches = random_batches(notebook)
+    model.fit(batches, steps_per_epoch=WARM_UP, verbose=0)
+    with tempfile.TemporaryFile("w+") as report:
+        flush_c_output()
+        os.dup2(report.fileno(), 1)
+        start = time.perf_counter()
+        model.fit(batches, steps_per_epoch=arguments.steps, verbose=0)
+        seconds = (time.perf_counter() - start) / arguments.steps
+        flush_c_output()
+        report.seek(0)
+        spent = [primitive(line) for line in report if ",exec," in line]
+    milliseconds = defaultdict(lambda: defaultdict(float))  # of a step, by layer and direction
+    for layer, direction, taken in spent:
+        milliseconds[layer][direction] += taken / arguments.steps
+    counted = sum(sum(parts.values()) for parts in milliseconds.values())
+    milliseconds["  all else: ReLU, sums, maxima, Adam"][""] = 1000 * seconds - counted
+    return [Row("step, one op at a time", notebook.BATCH_SIZE / seconds, f"{seconds:.2f} s, of which"),
+            *(profile_row(layer, parts, seconds) for layer, parts in milliseconds.items())]
+
+
+def flush_c_output():
+    """oneDNN prints by way of C's own buffer."""
+    ctypes.CDLL(None).fflush(None)
+
+
+def primitive(line):
+    """A line of oneDNN's report -> layer, direction and milliseconds."""
+    fields = line.strip().split(",")
+    start = fields.index("exec") + 2  # past the kind of device
+    kind, _, direction = fields[start:start + 3]
+    shape, milliseconds = fields[-2], float(fields[-1])
+    if kind == "convolution":
+        return f"  conv {shape}", DIRECTIONS[direction], milliseconds
+    return PRIMITIVES.get(kind, "  products of the GRUs and dense layers"), "", milliseconds
+
+
+def profile_row(layer, parts, seconds):
+    """How a layer's milliseconds divide and, for a convolution, how many operations they make."""
+    total = sum(parts.values())
+    share = f"{total / 1000 / seconds:.0%}"
+    size = re.search(r"mb(\d+)_ic(\d+)oc(\d+)_ih\d+oh(\d+)kh(\d+)", layer)
+    if not size:
+        return Row(layer, note=f"{share}: {total:.0f} ms")
+    batch, inputs, maps, side, kernel = map(int, size.groups())
+    gflop = 2 * batch * inputs * maps * (side * kernel) ** 2 / 1e9
+    return Row(f"  convolution {kernel}x{kernel}, {inputs} to {maps} maps", note=f"{share}: " + ", ".join(
+        f"{direction} {parts[direction]:.0f} ms ({1000 * gflop / parts[direction]:.0f} GFLOP/s)"
+        for direction in DIRECTIONS.values() if direction in parts))
 
 
 def plain_pipeline(tf, files):
@@ -260,13 +324,15 @@ GPU_STEPS = {
     "xla": ("step, XLA, GRU without cuDNN", {"jit_compile": True, "cudnn": False}),
     "bfloat16": ("step, bfloat16, fused batch norm",
                  {"jit_compile": "auto", "fused": True, "precision": "mixed_bfloat16"})}
-STEPS = {**(GPU_STEPS if shutil.which("nvidia-smi") else CPU_STEPS),
+ON_GPU = shutil.which("nvidia-smi")
+STEPS = {**(GPU_STEPS if ON_GPU else CPU_STEPS),
          "notebook": ("step, notebook", {}),
          "deterministic": ("step, notebook, deterministic ops", {"deterministic": True})}
 MEASUREMENTS = {
     "peak-float32": (measure_peak, {"dtype": "float32"}),
     "peak-bfloat16": (measure_peak, {"dtype": "bfloat16"}),
     **{name: (measure_step, {"what": what, **options}) for name, (what, options) in STEPS.items()},
+    **({} if ON_GPU else {"profile": (measure_profile, {})}),
     "pipeline": (measure_pipeline, {}),
     "fit": (measure_fit, {}),
     "checkpoint": (measure_checkpoint, {})}
