@@ -62,7 +62,8 @@ def build_small():
 def cells():
     """The notebook's `run` and what it needs, over parameters and data of this test's own."""
     cells = notebook.define("batches", "draw", "load", "Split", "replacing", "checkpoint", "claim",
-                            "RECORDS", "SaveEveryEpoch", "resume", "fingerprint", "settings_of", "feed", "Progress",
+                            "RECORDS", "SaveEveryEpoch", "resume", "fingerprint", "settings_of", "feed",
+                            "Progress", "run",
                             BATCH_SIZE=16)
     cells.update(JIT_COMPILE=False, VOCABULARY=[f"word{i}" for i in range(20)], V=20,
                  ANSWERS=["no", "red", "yes"], n=3)
