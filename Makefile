@@ -3,6 +3,8 @@
 # make test                   the tests
 # make bench                  how fast this machine trains, and how fast it could
 #
+# make environment            only the Python environment, .venv
+#
 # Choices: DATA_DIR=<TFRecords> CHECKPOINT_DIR=<run> EPOCHS=<number> PYTHON=<interpreter>
 
 PYTHON ?= python3
@@ -26,15 +28,17 @@ endif
 REQUIREMENTS := requirements-$(if $(shell command -v nvidia-smi),gpu,cpu).txt
 RUN := .venv/bin/python
 ENVIRONMENT := .venv/$(REQUIREMENTS)
-DATA := build/data-$(DATA_SIZE)
-MADE_HERE := seed $(SEED), $(TRAIN_IMAGES) + $(VAL_IMAGES) images
+DATA := build/data
+LIST := wc -c $(DATA_DIR)/*/*tfrecords 2>/dev/null
+OURS := [ -z '$(wildcard $(DATA_DIR)/train/*tfrecords)' ] || \
+  grep -qs 'seed $(SEED), $(TRAIN_IMAGES) + $(VAL_IMAGES) images' $(DATA_DIR)/source.txt
+DRAWINGS := figures/model.png figures/resblock.png
 # Only what differs from the notebook's own settings is passed to it.
 DEFAULTS := DATA_DIR=data CHECKPOINT_DIR=checkpoints EPOCHS=20
 GIVEN = $(filter-out $(DEFAULTS),DATA_DIR=$(DATA_DIR) CHECKPOINT_DIR=$(CHECKPOINT_DIR) EPOCHS=$(EPOCHS))
-HELD = $(wildcard $(DATA_DIR)/train/*tfrecords)
 
 .DELETE_ON_ERROR:
-.PHONY: all test bench again
+.PHONY: all environment test bench again
 
 all: build/submission.zip
 	@printf '%-26s%s\n' \
@@ -52,28 +56,27 @@ $(ENVIRONMENT): $(REQUIREMENTS) requirements.txt
 	cp $< $@
 
 # Data that somebody brought are taken as they are. Ours are made, or finished, if they are not whole.
-$(DATA): $(ENVIRONMENT) $(if $(HELD),,again)
+# The target lists the files and their sizes, so that all that was made of other data is made anew.
+$(DATA): $(ENVIRONMENT) again
 	@mkdir -p build
-	@if [ -n '$(HELD)' ] && ! grep -qs '$(MADE_HERE)' $(DATA_DIR)/source.txt; then \
-	  if [ '$(origin DATA_SIZE)' = 'command line' ]; then \
-	    echo 'error: $(DATA_DIR) holds other data: empty it, or name another with DATA_DIR=...'; exit 1; \
-	  fi; \
-	  $(RUN) -m clevr check $(DATA_DIR); \
-	else \
-	  $(RUN) -m clevr check $(DATA_DIR) 2>/dev/null || { \
+	@if $(OURS); then \
+	  $(LIST) | cmp -s - $@ || $(RUN) -m clevr check $(DATA_DIR) 2>/dev/null || { \
 	    $(RUN) -m clevr generate build/clevr-$(DATA_SIZE) \
 	      --train $(TRAIN_IMAGES) --val $(VAL_IMAGES) --seed $(SEED) && \
 	    $(RUN) -m clevr convert build/clevr-$(DATA_SIZE) $(DATA_DIR) && \
 	    $(RUN) -m clevr check $(DATA_DIR); }; \
+	elif [ '$(origin DATA_SIZE)' = 'command line' ]; then \
+	  echo 'error: $(DATA_DIR) holds other data: empty it, or name another with DATA_DIR=...'; exit 1; \
+	else \
+	  $(LIST) | cmp -s - $@ || $(RUN) -m clevr check $(DATA_DIR); \
 	fi
-	@touch $@
+	@$(LIST) | cmp -s - $@ || $(LIST) > $@
 
 build/settings: again
 	@mkdir -p build
 	@echo '$(GIVEN)' | cmp -s - $@ || echo '$(GIVEN)' > $@
 
-build/coursework2.ipynb: coursework2.ipynb film_layers.py hardware.py figures/model.png figures/resblock.png \
-                         build/settings $(DATA)
+build/coursework2.ipynb: coursework2.ipynb film_layers.py hardware.py $(DRAWINGS) build/settings $(DATA)
 	$(RUN) -m papermill $< build/executing.ipynb --log-output --progress-bar \
 	  $(foreach pair,$(GIVEN),-p $(subst =, ,$(pair)))
 	mv build/executing.ipynb $@
@@ -86,8 +89,10 @@ build/report.pdf: build/coursework2.ipynb report/build.py report/report.typ
 
 # Beside the three to be read, what the notebook needs to be run again
 build/submission.zip: build/coursework2.ipynb build/coursework2.pdf build/report.pdf
-	rm -f $@
-	$(RUN) -m zipfile -c $@ $^ film_layers.py hardware.py figures
+	rm -rf $@ build/figures && mkdir build/figures && cp $(DRAWINGS) build/figures
+	$(RUN) -m zipfile -c $@ $^ film_layers.py hardware.py build/figures
+
+environment: $(ENVIRONMENT)
 
 test: $(ENVIRONMENT)
 	$(RUN) -m pytest

@@ -2,7 +2,7 @@
 
 `FiLM` and `ResBlock` take two inputs, always in the order of the brief's symbols: the feature maps h
 and the conditioning signal q. References are to Perez et al., "FiLM: Visual Reasoning with a General
-Conditioning Layer", AAAI 2018.
+Conditioning Layer", AAAI 2018 (appendices: arXiv:1709.07871).
 """
 
 import keras
@@ -26,7 +26,7 @@ class FiLM(layers.Layer):
     """Scales and shifts every feature map by amounts that depend on q (section 2.1, equations 1-2).
 
     The biases of gamma start at 1: near 0, as those of beta, gamma would wipe out h and with it the
-    gradients of all that made it (section 2.1).
+    gradients of all that made it (appendix 7.2, equation 3).
 
     Call arguments:
         inputs: `[h, q]`, float tensors; gamma and beta get one value for each channel of h.

@@ -12,19 +12,13 @@ def use_fastest_settings():
     """Sets Keras up for this machine; call it before any layer is made.
 
     - Batch normalisation: TensorFlow's fused op replaces Keras 3's several passes over memory.
-    - XLA: off on a CPU, where its convolutions take twice as long as oneDNN's; Keras's own
-      choice on a GPU.
     - Precision: bfloat16 products with float32 weights and sums where the CPU multiplies bfloat16 in
       hardware; float32 elsewhere.
-
-    Returns:
-        What `Model.compile` is to get as `jit_compile`: False or "auto".
     """
     keras.layers.BatchNormalization.call = fused_batch_normalization
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     bfloat16 = not on_gpu and {"avx512_bf16", "amx_bf16"} & set(cpu_facts().get("flags", "").split())
     keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else "float32")
-    return "auto" if on_gpu else False
 
 
 def describe():

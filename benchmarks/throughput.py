@@ -1,13 +1,14 @@
 """How fast this machine trains the notebook's model, and how fast it could.
 
-    python benchmarks/throughput.py                            everything, over data/
-    python benchmarks/throughput.py --data build/data --steps 10
-    python benchmarks/throughput.py --rows peak defaults notebook
+    .venv/bin/python benchmarks/throughput.py                            everything, over data/
+    .venv/bin/python benchmarks/throughput.py --data elsewhere --steps 10
+    .venv/bin/python benchmarks/throughput.py --rows peak-float32 defaults notebook
 
 Each row is measured in a process of its own, since the settings under test are global. The code under
 test is the notebook's: its cells are read from coursework2.ipynb and executed. Shares are of the rate
 of TensorFlow's own matrix product on this machine, at 9.6 GFLOP an image (a training step makes 1,622
-million multiply-adds an image forward, twice that backward). Leave the machine alone meanwhile."""
+million multiply-adds an image forward, twice that backward). The row `profile` divides a step among its
+layers (on a CPU, where TensorFlow computes by oneDNN). Leave the machine alone meanwhile."""
 
 import argparse
 import ast
@@ -39,7 +40,8 @@ MB_PER_IMAGE = 224 * 224 * 3 * 4 / 1e6  # int32 in a record, float32 in a batch
 EPOCH_IMAGES = 14_950  # the coursework's training set
 TOKENS, WORDS, ANSWERS = 43, 82, 28  # the coursework's longest question and its vocabularies
 DIRECTIONS = {"forward_training": "forward", "backward_data": "to the input", "backward_weights": "to the weights"}
-PRIMITIVES = {"batch_normalization": "  batch normalisation", "reorder": "  changes of layout"}
+PRIMITIVES = {"batch_normalization": "batch normalisation", "reorder": "changes of layout",
+              **dict.fromkeys(("inner_product", "matmul", "gemm_api"), "products of the GRUs and dense layers")}
 WARM_UP = 2  # steps: the first compiles, the second still fills caches
 PASSES = 3  # over the data; the quickest counts
 
@@ -78,7 +80,7 @@ class Notebook(ModuleType):
             exec(compile(found[0], NOTEBOOK.name, "exec"), self.__dict__)
         self.V, self.n = len(self.VOCABULARY), len(self.ANSWERS)
 
-    def compiled_model(self, jit_compile):
+    def compiled_model(self, jit_compile=False):
         model = self.build_model()
         model.compile(self.keras.optimizers.Adam(self.LEARNING_RATE), "sparse_categorical_crossentropy",
                       metrics=["accuracy"], jit_compile=jit_compile)
@@ -136,14 +138,15 @@ def random_batches(notebook):
 
 def measure_step(arguments, what, jit_compile=None, fused=False, precision="float32", cudnn=True,
                  deterministic=False):
-    """Steps on random numbers; without `jit_compile`, at the notebook's settings."""
+    """Steps on random numbers; at the notebook's settings if `jit_compile` is None."""
     notebook = Notebook(V=WORDS, n=ANSWERS)
     keras, tf = notebook.keras, notebook.tf
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(0)
     if jit_compile is None:
-        jit_compile = notebook.hardware.use_fastest_settings()
+        jit_compile = False
+        notebook.hardware.use_fastest_settings()
     else:
         keras.config.set_dtype_policy(precision)
         if fused:
@@ -160,7 +163,8 @@ def measure_profile(arguments):
     os.environ["ONEDNN_VERBOSE"] = "profile_exec"
     notebook = Notebook(V=WORDS, n=ANSWERS)
     notebook.tf.config.threading.set_inter_op_parallelism_threads(1)
-    model = notebook.compiled_model(notebook.hardware.use_fastest_settings())
+    notebook.hardware.use_fastest_settings()
+    model = notebook.compiled_model()
     batches = random_batches(notebook)
     model.fit(batches, steps_per_epoch=WARM_UP, verbose=0)
     with tempfile.TemporaryFile("w+") as report:
@@ -172,11 +176,13 @@ def measure_profile(arguments):
         flush_c_output()
         report.seek(0)
         spent = [primitive(line) for line in report if ",exec," in line]
+    if not spent:
+        return [Row("step, one op at a time", note="not divided: this TensorFlow computes without oneDNN")]
     milliseconds = defaultdict(lambda: defaultdict(float))  # of a step, by layer and direction
     for layer, direction, taken in spent:
         milliseconds[layer][direction] += taken / arguments.steps
     counted = sum(sum(parts.values()) for parts in milliseconds.values())
-    milliseconds["  all else: ReLU, sums, maxima, Adam"][""] = 1000 * seconds - counted
+    milliseconds["  all else: ReLUs, sums, maxima, Adam"][""] = 1000 * seconds - counted
     return [Row("step, one op at a time", notebook.BATCH_SIZE / seconds, f"{seconds:.2f} s, of which"),
             *(profile_row(layer, parts, seconds) for layer, parts in milliseconds.items())]
 
@@ -194,7 +200,7 @@ def primitive(line):
     shape, milliseconds = fields[-2], float(fields[-1])
     if kind == "convolution":
         return f"  conv {shape}", DIRECTIONS[direction], milliseconds
-    return PRIMITIVES.get(kind, "  products of the GRUs and dense layers"), "", milliseconds
+    return f"  {PRIMITIVES.get(kind, kind)}", "", milliseconds
 
 
 def profile_row(layer, parts, seconds):
@@ -260,7 +266,7 @@ def measure_pipeline(arguments):
 def notebook_with_data(arguments):
     """The notebook as it stands before training, and its training batches without end."""
     notebook = Notebook(DATA_DIR=arguments.data)
-    notebook.JIT_COMPILE = notebook.hardware.use_fastest_settings()
+    notebook.hardware.use_fastest_settings()
     notebook.read_data()
     return notebook, notebook.batches(notebook.train, range(1, 10_000), shuffle=True)
 
@@ -268,7 +274,7 @@ def notebook_with_data(arguments):
 def measure_fit(arguments):
     """Steps fed by the pipeline and steps fed from memory, in turns, so that a slow minute hits both."""
     notebook, piped = notebook_with_data(arguments)
-    model = notebook.compiled_model(notebook.JIT_COMPILE)
+    model = notebook.compiled_model()
     held = forever(notebook, *next(iter(piped)))
     from_memory, from_pipeline = [], []
     for _ in range(2):
@@ -287,7 +293,7 @@ def measure_checkpoint(arguments):
     """Saving as the notebook saves, then continuing from that as it does, in a process that has not
     trained before."""
     notebook, piped = notebook_with_data(arguments)
-    model = notebook.compiled_model(notebook.JIT_COMPILE)
+    model = notebook.compiled_model()
     model.optimizer.build(model.trainable_variables)
     with tempfile.TemporaryDirectory() as home:
         folder, saved = Path(home), []
@@ -316,7 +322,7 @@ def measure_checkpoint(arguments):
 
 CPU_STEPS = {
     "defaults": ("step, Keras's defaults", {"jit_compile": "auto"}),
-    "no-xla": ("step, without XLA", {"jit_compile": False}),
+    "xla": ("step, XLA forced on", {"jit_compile": True}),
     "fused": ("step, + fused batch norm", {"jit_compile": False, "fused": True}),
     "bfloat16": ("step, + bfloat16", {"jit_compile": False, "fused": True, "precision": "mixed_bfloat16"})}
 GPU_STEPS = {

@@ -98,15 +98,15 @@ def make_scenes(out, info, workers):
         scenes.replace(journal)     # pictures were deleted: go on as if the end had not been reached
     drawn = resume(journal, first_line(info, "scenes"))
     todo = [i for i in lacking if i < drawn] + list(range(drawn, count))
-    compile_renderer()
-    with (open(journal, "a", buffering=1, encoding="utf-8") as file,
-          results(workers, partial(make_image, out, split, info["seed"]), todo) as lines,
-          tqdm(desc=f"{split}: scenes and pictures", total=count, initial=count - len(todo),
-               unit="image") as bar):
-        for i, line in zip(todo, lines):
-            if i >= drawn:
-                file.write(line + (",\n" if i < count - 1 else "\n]}\n"))
-            bar.update()
+    with (tqdm(desc=f"{split}: scenes and pictures", total=count, initial=count - len(todo),
+               unit="image") as bar,
+          open(journal, "a", buffering=1, encoding="utf-8") as file):
+        compile_renderer()
+        with results(workers, partial(make_image, out, split, info["seed"]), todo) as lines:
+            for i, line in zip(todo, lines):
+                if i >= drawn:
+                    file.write(line + (",\n" if i < count - 1 else "\n]}\n"))
+                bar.update()
         os.fsync(file.fileno())
     journal.replace(scenes)
 

@@ -42,7 +42,7 @@ def convert(src, out, limit, workers):
         if not path.exists():
             raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
     claim(out, src, limit)
-    describe(out, src)
+    write_source(out, src)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
         if not is_complete(out / split):
@@ -61,7 +61,7 @@ def claim(out, src, limit):
     if manifest.exists():
         if json.loads(manifest.read_text(encoding="utf-8")) != job:
             raise DataError(f"{out} holds records of another source or limit ({manifest}): "
-                            "name another folder, or delete this one")
+                            "name another folder, or empty this one")
     elif any(out.glob("*/*tfrecords")):
         raise DataError(f"{out} holds TFRecords that this command did not write: "
                         "name another folder")
@@ -71,7 +71,7 @@ def claim(out, src, limit):
             aside.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
 
 
-def describe(out, src):
+def write_source(out, src):
     """Writes `out`/source.txt, one line that says what the data are, for whoever shows results."""
     if (out / "source.txt").exists():
         return

@@ -61,11 +61,10 @@ def build_small():
 @pytest.fixture(scope="module")
 def cells():
     """The notebook's `run` and what it needs, over parameters and data of this test's own."""
-    cells = notebook.define("batches", "draw", "load", "Split", "replacing", "checkpoint", "claim",
-                            "RECORDS", "SaveEveryEpoch", "resume", "fingerprint", "settings_of", "feed",
-                            "Progress", "run",
-                            BATCH_SIZE=16)
-    cells.update(JIT_COMPILE=False, VOCABULARY=[f"word{i}" for i in range(20)], V=20,
+    cells = notebook.define("batches", "draw", "load", "Split", "replacing", "checkpoint", "checkpoints",
+                            "claim", "RECORDS", "SaveEveryEpoch", "resume", "fingerprint", "settings_of",
+                            "feed", "Progress", "run", BATCH_SIZE=16)
+    cells.update(VOCABULARY=[f"word{i}" for i in range(20)], V=20,
                  ANSWERS=["no", "red", "yes"], n=3)
     rng = np.random.default_rng(5)
     for name, images in (("train", 40), ("val", 12)):
