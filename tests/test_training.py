@@ -236,7 +236,8 @@ def disk_empties_again():
     pytest.param(lambda folder: (folder / "epoch_02.keras").stat().st_size // 2, id="model"),
     pytest.param(lambda folder: (folder / "training_log.csv").stat().st_size + 5, id="log"),
 ])
-def test_full_disk_costs_nothing_but_the_epoch(limit, tmp_path, unbroken, run, disk_empties_again):
+def test_full_disk_costs_nothing_but_the_epoch(limit, tmp_path, unbroken, run, disk_empties_again, capsys):
+    # capsys keeps what is printed in memory: pytest's own file would be as full as the disk.
     with pytest.raises(OSError, match=f"{tmp_path} cannot be written.*make room") as fault:
         run(tmp_path, EPOCHS, FullDisk(tmp_path, limit))
     disk_empties_again()
