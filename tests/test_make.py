@@ -24,9 +24,10 @@ def project(tmp_path, tiny_data):
 
 
 def make(project, *arguments):
-    """Runs make without a look at whether the environment is installed."""
+    """Runs make without a look at whether the environment is installed, as if no other make ran the tests."""
     old = [option for path in INSTALLED for option in ("-o", path)]
-    return subprocess.run(["make", *old, *arguments], cwd=project, capture_output=True, text=True)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *old, *arguments], cwd=project, env=outside, capture_output=True, text=True)
 
 
 def test_data_are_checked_once_and_again_when_they_change(project):
