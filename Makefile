@@ -1,5 +1,5 @@
 # make                        whatever is missing: environment, data, executed notebook, PDFs, zip
-# make DATA_SIZE=coursework   the same with as many images as the course's own data have
+# make DATA_SIZE=coursework   the same at the size of the course's own data: the run in checkpoints/
 # make test                   the tests
 # make bench                  how fast this machine trains, and how fast it could
 #
@@ -11,15 +11,16 @@ PYTHON ?= python3
 DATA_SIZE ?= small
 DATA_DIR ?= data
 EPOCHS ?= 20
-CHECKPOINT_DIR ?= build/checkpoints-$(DATA_SIZE)
 SEED := 2
 
 ifeq ($(DATA_SIZE),small)
 TRAIN_IMAGES := 512
 VAL_IMAGES := 128
+CHECKPOINT_DIR ?= build/checkpoints-small
 else ifeq ($(DATA_SIZE),coursework)
 TRAIN_IMAGES := 14950
 VAL_IMAGES := 3750
+CHECKPOINT_DIR ?= checkpoints
 else
 $(error DATA_SIZE is small or coursework, not $(DATA_SIZE))
 endif
