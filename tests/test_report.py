@@ -383,6 +383,15 @@ def test_report_says_what_the_run_shows_on_one_page(tmp_path, case):
     assert type_size(tmp_path) >= 9
 
 
+def test_only_a_jump_that_is_undone_is_called_one(tmp_path):
+    log = training_log(val_loss=(1.0, 1.0))
+    log.loc[[4, 12, 13], "val_loss"] = 1.5, 1.6, 1.6  # a single epoch; two, of which neither stands out
+    log.loc[9, "val_loss"] = 1.1
+    write_run(tmp_path, evaluation(), log)
+    said = words(tmp_path, "about-course")
+    assert said.count("jumps to") == 1 and "In epoch 5 validation loss jumps to 1.500" in said
+
+
 def test_tables_hold_the_files_numbers(tmp_path):
     result = evaluation()
     result["by_kind"][3]["model"] = 0.4
