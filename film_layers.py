@@ -86,8 +86,11 @@ class ResBlock(layers.Layer):
             filters, 1, padding="same", activation="relu", name="conv1", **policy
         )
         self.conv2 = layers.Conv2D(filters, 3, padding="same", name="conv2", **policy)
-        # FiLM supplies the scale and the shift, so the normalisation has none of its own.
-        self.norm = layers.BatchNormalization(center=False, scale=False, name="norm", **policy)
+        # FiLM supplies the scale and the shift, so the normalisation has none of its own. At momentum
+        # 0.9 the moving averages follow the weights within an epoch of few batches.
+        self.norm = layers.BatchNormalization(
+            momentum=0.9, center=False, scale=False, name="norm", **policy
+        )
         self.film = FiLM(name="film", **policy)
 
     def build(self, input_shape):

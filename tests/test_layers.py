@@ -130,7 +130,7 @@ def test_resblock_follows_figure_3(shape, units, training):
     np.testing.assert_allclose(outputs, expected, rtol=2e-5, atol=2e-5)
     after = weights_of(layer)
     for name, now in (("norm/moving_mean", mean), ("norm/moving_variance", variance)):
-        np.testing.assert_allclose(after[name], 0.99 * before[name] + 0.01 * now, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * now, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [shape for shape, _ in SHAPES] + [(1, 1, 1, 1), (1, 7, 300, 2)])

@@ -321,7 +321,7 @@ VERDICTS = {
         "not CLEVR (seed 1); scenes by", "questions of its 90 families: 14,950 training and 3,750",
         "trained once, for 20 epochs in 12.5 minutes (mixed bfloat16, training seed 0) on "
         "NVIDIA H100 80GB HBM3.", "18 to 174 of 224 pixels", "1,622 to 1,298 million",
-    ], ["Over-fitting:", "not shown", "moving averages", "wide gap", "14950"]),
+    ], ["Over-fitting:", "not shown", "wide gap", "14950"]),
     "language only": (evaluation(0.46, 0.457, 0.457), training_log(0.47, 0.46), [
         "not clearly different from the network that sees only the question. Shown another image's "
         "picture, it is not clearly worse, so no use of the picture is shown.",
@@ -353,7 +353,7 @@ VERDICTS = {
         "Over-fitting: validation accuracy is 48.0 points behind", "a wide gap",
         "lowest in epoch 1 and ends 1.000 above that. Over the last 5 epochs it rises by 0.263",
         "its limit is generalisation: it fits what it was shown, not new pictures as well.",
-    ], ["Under-fitting", "it under-fits", "not by much", "moving averages"]),
+    ], ["Under-fitting", "it under-fits", "not by much"]),
     "learned": (evaluation(0.97, 0.45, 0.3), training_log(0.968, 0.97, (0.9, 0.81)), [
         "The network fits its training pairs: 96.8 %", "No over-fitting is seen.",
         "In short, it has nearly learned what it was shown.",
