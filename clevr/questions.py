@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .grammar import say
+from .grammar import pick, say
 
 QUESTIONS_PER_SCENE = 10
 TRIES = 20              # at one family, before the next has its turn
@@ -155,10 +155,6 @@ def draw(rng, good, found, places):
     reach = np.cumsum(1 + np.bitwise_count(found[options]) / 2)
     choice = options[np.searchsorted(reach, rng.random() * reach[-1], side="right")]
     return Things(DESCRIPTIONS[choice], places, int(found[choice]))
-
-
-def pick(rng, options):
-    return options[int(rng.random() * len(options))]
 
 
 def settled(place):
