@@ -336,7 +336,6 @@ VERDICTS = {
         "mostly knows which kind of answer fits (88.7 % of its answers), but it is clearly worse",
         "1.080 (validation), a wide gap. The accuracies show no over-fitting, but the losses do "
         "not exclude it.", "160 updates are up to about 5,500 times fewer, on 137 times fewer",
-        "initial values still weigh 20 %",
         "it under-fits; whether what it fits carries over to new pictures, the losses leave open.",
         "training seed 0) on a CPU, 2 cores, no GPU.", "not shown to rely on the maps",
     ], ["Over-fitting:", "No over-fitting is seen", "uses the picture"]),
