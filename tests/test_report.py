@@ -366,6 +366,13 @@ VERDICTS = {
 }
 
 
+def test_one_bad_epoch_is_not_taken_for_progress(tmp_path):
+    log = training_log(0.46, 0.52, (0.81, 0.812))
+    log.loc[14, "val_loss"] += 0.1  # the last before the last five
+    write_run(tmp_path, evaluation(), log)
+    assert "From the 5 epochs before to the last 5 its median stays" in words(tmp_path)
+
+
 @pytest.mark.parametrize("case", VERDICTS)
 def test_report_says_what_the_run_shows_on_one_page(tmp_path, case):
     result, log, said, unsaid = VERDICTS[case]
