@@ -70,6 +70,7 @@ class ResBlock(layers.Layer):
 
     Args:
         filters: int, feature maps of both convolutions.
+        momentum: float, of the moving averages of batch normalisation.
 
     Input shape: `[(batch, height, width, channels), (batch, units)]`.
     Output shape: `(batch, height, width, filters)`.
@@ -78,18 +79,18 @@ class ResBlock(layers.Layer):
         ValueError: when built on anything but a pair of such shapes.
     """
 
-    def __init__(self, filters=128, **kwargs):
+    def __init__(self, filters=128, momentum=0.99, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
+        self.momentum = momentum
         policy = {"dtype": self.dtype_policy}
         self.conv1 = layers.Conv2D(
             filters, 1, padding="same", activation="relu", name="conv1", **policy
         )
         self.conv2 = layers.Conv2D(filters, 3, padding="same", name="conv2", **policy)
-        # FiLM supplies the scale and the shift, so the normalisation has none of its own. At momentum
-        # 0.9 the moving averages follow the weights within an epoch of few batches.
+        # FiLM supplies the scale and the shift, so the normalisation has none of its own.
         self.norm = layers.BatchNormalization(
-            momentum=0.9, center=False, scale=False, name="norm", **policy
+            momentum=momentum, center=False, scale=False, name="norm", **policy
         )
         self.film = FiLM(name="film", **policy)
 
@@ -112,7 +113,7 @@ class ResBlock(layers.Layer):
         return (*h_shape[:-1], self.filters)
 
     def get_config(self):
-        return {**super().get_config(), "filters": self.filters}
+        return {**super().get_config(), "filters": self.filters, "momentum": self.momentum}
 
 
 @keras.saving.register_keras_serializable(package="film")

@@ -69,7 +69,7 @@ class Notebook(ModuleType):
             tree = ast.parse(source)
             tree.body = [node for node in tree.body if is_definition(node)]
             exec(compile(tree, NOTEBOOK.name, "exec"), self.__dict__)
-        self.__dict__.update(settings, display=Mock())  # there is no front end to display anything
+        self.__dict__.update(settings, MOMENTUM=0.99, display=Mock())  # there is no front end to display anything
 
     def read_data(self):
         """Executes the cells that read and encode the data. Raises ValueError if they are not found."""
@@ -82,7 +82,7 @@ class Notebook(ModuleType):
 
     def compiled_model(self, jit_compile=False):
         model = self.build_model()
-        model.compile(self.keras.optimizers.Adam(self.LEARNING_RATE), "sparse_categorical_crossentropy",
+        model.compile(self.keras.optimizers.Adam(self.LEARNING_RATE, use_ema=True), "sparse_categorical_crossentropy",
                       metrics=["accuracy"], jit_compile=jit_compile)
         return model
 

@@ -122,7 +122,7 @@ def test_new_film_lets_the_maps_through_where_q_is_zero():
 @pytest.mark.parametrize("shape, units", SHAPES)
 def test_resblock_follows_figure_3(shape, units, training):
     h, q = random_inputs(shape, units)
-    layer = built(ResBlock(4), h, q)
+    layer = built(ResBlock(4, momentum=0.8), h, q)
     before = weights_of(layer)
     outputs = numpy(layer([h, q], training=training))
     expected, mean, variance = resblock_reference(before, h, q, training)
@@ -130,7 +130,7 @@ def test_resblock_follows_figure_3(shape, units, training):
     np.testing.assert_allclose(outputs, expected, rtol=2e-5, atol=2e-5)
     after = weights_of(layer)
     for name, now in (("norm/moving_mean", mean), ("norm/moving_variance", variance)):
-        np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * now, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(after[name], 0.8 * before[name] + 0.2 * now, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [shape for shape, _ in SHAPES] + [(1, 1, 1, 1), (1, 7, 300, 2)])
@@ -176,10 +176,11 @@ def test_coordinates_in_half_precision_are_the_nearest_numbers(policy, rounding)
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_config_makes_an_equal_layer(policy):
     h, q = random_inputs((2, 5, 8, 3), 4)
-    for layer in (FiLM(name="a", dtype=policy), ResBlock(7, name="b", dtype=policy)):
+    for layer in (FiLM(name="a", dtype=policy), ResBlock(7, momentum=0.8, name="b", dtype=policy)):
         config = json.loads(json.dumps(layer.get_config()))
         again = type(layer).from_config(config)
         assert again.get_config() == layer.get_config()
+        assert not isinstance(again, ResBlock) or again.norm.momentum == 0.8
         built(layer, h, q)
         again.build([h.shape, q.shape])
         again.set_weights(layer.get_weights())
@@ -282,7 +283,7 @@ def test_wrong_inputs_are_refused_with_what_was_received():
 def builders(V, n, side):
     """The notebook's functions that build the model, for V tokens, n answers and square pictures."""
     names = ["build_film_generator", "build_feature_extractor", "build_classifier", "build_model"]
-    space = {"V": V, "n": n, "SIDE": side, "keras": keras, "layers": keras.layers, "np": np,
+    space = {"V": V, "n": n, "SIDE": side, "MOMENTUM": 0.99, "keras": keras, "layers": keras.layers, "np": np,
              "FiLM": FiLM, "ResBlock": ResBlock, "AddSpatialCoordinates": AddSpatialCoordinates}
     for cell in json.loads((ROOT / "coursework2.ipynb").read_text())["cells"]:
         source = "".join(cell["source"])

@@ -63,9 +63,9 @@ def cells():
     """The notebook's `run` and what it needs, over parameters and data of this test's own."""
     cells = notebook.define("batches", "draw", "load", "Split", "replacing", "checkpoint", "checkpoints",
                             "claim", "RECORDS", "SaveEveryEpoch", "resume", "fingerprint", "settings_of",
-                            "feed", "Progress", "run", BATCH_SIZE=16)
+                            "feed", "Progress", "untrained", "run", BATCH_SIZE=16)
     cells.update(VOCABULARY=[f"word{i}" for i in range(20)], V=20,
-                 ANSWERS=["no", "red", "yes"], n=3)
+                 ANSWERS=["no", "red", "yes"], n=3, MOMENTUM=0.4)
     rng = np.random.default_rng(5)
     for name, images in (("train", 40), ("val", 12)):
         cells[name] = cells["Split"](
@@ -165,6 +165,7 @@ def other(cells, what):
     return {
         "seed": ({"SEED": 1}, {}),
         "learning rate": ({"LEARNING_RATE": 1e-3}, {}),
+        "momentum": ({"MOMENTUM": 0.9}, {}),
         "batch size": ({"BATCH_SIZE": 8}, {}),
         "vocabulary": ({"VOCABULARY": cells["VOCABULARY"][:-1] + ["new"]}, {}),
         "answers": ({"ANSWERS": ["blue", "no", "yes"]}, {}),
@@ -174,7 +175,7 @@ def other(cells, what):
     }[what]
 
 
-@pytest.mark.parametrize("what", ["seed", "learning rate", "batch size", "vocabulary", "answers",
+@pytest.mark.parametrize("what", ["seed", "learning rate", "momentum", "batch size", "vocabulary", "answers",
                                   "training data", "validation data", "model"])
 def test_refuses_a_folder_of_another_run(what, folder, run, cells, monkeypatch):
     names, data = other(cells, what)
@@ -210,6 +211,39 @@ def test_epoch_100_is_newer_than_epoch_99(folder, cells):
     (folder / LAST).rename(folder / "epoch_100.keras")
     (folder / "epoch_03.keras").rename(folder / "epoch_99.keras")
     assert cells["resume"](folder)[0] == 100
+
+
+class Weights(keras.callbacks.Callback):
+    """Keeps the weights as they are after each update."""
+
+    def on_train_begin(self, logs=None):
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append([weight.numpy() for weight in self.model.trainable_weights])
+
+
+def test_validation_and_the_finished_model_use_averaged_weights(tmp_path, run, cells):
+    weights = Weights()
+    model = run(tmp_path, 2, weights)
+    average, *rest = weights.seen
+    for seen in rest:
+        average = [0.4 * old + 0.6 * new for old, new in zip(average, seen)]
+    assert len(weights.seen) == 2 * 3  # 40 images in batches of 16
+    for ours, expected in zip(model.trainable_weights, average, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+    logged = (tmp_path / "training_log.csv").read_text().splitlines()
+    loss, accuracy = model.evaluate(cells["batches"](cells["val"]), verbose=0)
+    row = dict(zip(logged[0].split(","), map(float, logged[-1].split(","))))
+    np.testing.assert_allclose([row["val_loss"], row["val_accuracy"]], [loss, accuracy], rtol=1e-5)
+
+    saved = keras.models.load_model(tmp_path / "epoch_02.keras")
+    for ours, last in zip(saved.trainable_weights, weights.seen[-1], strict=True):
+        np.testing.assert_allclose(ours, last, rtol=1e-4, atol=1e-6)
+    again = run(tmp_path, 2)
+    for ours, theirs in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 class FullDisk(keras.callbacks.Callback):
