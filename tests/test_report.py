@@ -359,7 +359,7 @@ VERDICTS = {
     ], ["Under-fitting", "Over-fitting:", "it under-fits", "generalisation:"]),
     "flat": (evaluation(), training_log(0.46, 0.52, (0.81, 0.812)).assign(
         val_accuracy=np.linspace(0.511, 0.52, 20)), [
-        "6.0 points ahead, as the training figure is averaged over the epoch", "about the same",
+        "6.0 points ahead, as the training figure is the whole epoch's, without averaged weights", "about the same",
         "lowest in epoch 1 and ends at 0.812. From the 5 epochs before to the last 5 its median stays, "
         "and that of validation accuracy stays (+0.2 points); the highest is 52.0 %, in epoch 20.",
     ], ["rises", "falls by", "gap", "does not exclude"]),
