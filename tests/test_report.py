@@ -311,7 +311,7 @@ VERDICTS = {
         "It is clearly better than the question alone in every kind of answer.",
         "Under-fitting: in the last epoch the network answers 53.0 % of its training pairs",
         "Validation accuracy does not differ clearly from that. The losses end at 0.800 (training) "
-        "and 0.850 (validation), a narrow gap. No over-fitting is seen.",
+        "and 0.850 (validation), a narrow gap. No over-fitting is seen. Only validation uses averaged",
         "lowest in the last epoch. From the 5 epochs before to the last 5 its median falls by 0.039, and "
         "that of validation accuracy rises by 5.8 points; the highest is 52.0 %, in epoch 20.",
         "4,680 updates are up to about 190 times fewer, on 4.7 times fewer pictures; (b)",
