@@ -8,6 +8,17 @@ import typst
 
 SOURCE = Path(__file__).resolve().parent / "report.typ"
 FILES = ("evaluation.json", "training_log.csv")
+LONGER = "longer"  # folder, inside the run's, of a copy of the run that was given more epochs
+
+
+def read(run):
+    """The texts of FILES, by name, and of those in LONGER where there is such a folder.
+
+    Raises:
+        FileNotFoundError: when evaluation.json or training_log.csv is missing.
+    """
+    names = [*FILES, *(f"{LONGER}/{name}" for name in FILES if (run / LONGER).exists())]
+    return {name: (run / name).read_text("utf-8") for name in names}
 
 
 def report(run):
@@ -17,8 +28,7 @@ def report(run):
         FileNotFoundError: when evaluation.json or training_log.csv is missing.
         RuntimeError: when one of them lacks something, or when the text does not fit the page.
     """
-    inputs = {name: (run / name).read_text("utf-8") for name in FILES}
-    return typst.compile(SOURCE, ignore_system_fonts=True, sys_inputs=inputs)
+    return typst.compile(SOURCE, ignore_system_fonts=True, sys_inputs=read(run))
 
 
 def main():

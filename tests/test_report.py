@@ -267,7 +267,7 @@ def write_run(folder, result, log):
 
 def query(folder, document, label):
     sources = {"main.typ": document, "report.typ": (ROOT / "report" / "report.typ").read_bytes()}
-    inputs = {name: (folder / name).read_text("utf-8") for name in build.FILES}
+    inputs = build.read(folder)
     return json.loads(typst.query(sources, label, field="value", one=True, sys_inputs=inputs))
 
 
@@ -562,6 +562,35 @@ def test_report_is_one_page_whatever_the_run(tmp_path, result, log):
     assert (done.returncode, done.stderr) == (0, "")
     assert pages_of((tmp_path / "report.pdf").read_bytes()) == 1
     assert type_size(tmp_path) >= 8.5
+
+
+def write_longer(folder, result, epochs=30):
+    """Beside the run, what a copy of it with more epochs gave."""
+    result["run"]["epochs"] = epochs
+    log = training_log().reindex(range(epochs)).interpolate()
+    (folder / build.LONGER).mkdir()
+    return write_run(folder / build.LONGER, result, log)
+
+
+@pytest.mark.parametrize("accuracy, said", [
+    (0.56, "it is clearly better than the question alone after as many epochs (+11.0 ± 0.6)"),
+    (0.455, "it is not clearly different from the question alone after as many epochs (+0.5 ± 0.6)"),
+    (0.43, "it is clearly worse than the question alone after as many epochs (−2.0 ± 0.6)"),
+])
+def test_a_longer_copy_of_the_run_is_added_and_not_taken_for_the_run(tmp_path, accuracy, said):
+    write_run(tmp_path, evaluation(), training_log())
+    before, axes, after = re.split("(loss by epoch.*frequent) ", words(tmp_path))
+    longer = write_longer(tmp_path, evaluation(accuracy))
+    reached = f"{100 * accuracy:.1f} %"
+    sentence = ("Longer: continued to 30 epochs (thin curves), the model reaches "
+                f"{reached} on the sampled and {reached} on all pairs, where {said}. ")
+    longer_axes = axes.replace("15101520", "1102030")
+    assert longer_axes != axes
+    assert words(tmp_path) == before.replace("Hypotheses", sentence + "Hypotheses") + longer_axes + " " + after
+    assert pages_of(build.report(tmp_path)) == 1
+    (longer / "training_log.csv").unlink()
+    done = run("build.py", tmp_path, tmp_path / "report.pdf")
+    assert done.returncode == 1 and "longer/training_log.csv is missing" in done.stderr
 
 
 def test_what_the_page_cannot_hold_is_refused_in_one_line(tmp_path):
