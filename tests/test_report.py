@@ -573,23 +573,27 @@ def write_longer(folder, result, epochs=30):
 
 
 @pytest.mark.parametrize("accuracy, said", [
-    (0.56, "it is clearly better than the question alone after as many epochs (+11.0 ± 0.6)"),
-    (0.455, "it is not clearly different from the question alone after as many epochs (+0.5 ± 0.6)"),
-    (0.43, "it is clearly worse than the question alone after as many epochs (−2.0 ± 0.6)"),
+    (0.56, "clearly better than the question alone after as many epochs (+11.0 ± 0.6)"),
+    (0.455, "not clearly different from the question alone after as many epochs (+0.5 ± 0.6)"),
+    (0.43, "clearly worse than the question alone after as many epochs (−2.0 ± 0.6)"),
 ])
 def test_a_longer_copy_of_the_run_is_added_and_not_taken_for_the_run(tmp_path, accuracy, said):
     write_run(tmp_path, evaluation(), training_log())
     before, axes, after = re.split("(loss by epoch.*frequent) ", words(tmp_path))
-    longer = write_longer(tmp_path, evaluation(accuracy))
-    reached = f"{100 * accuracy:.1f} %"
-    sentence = ("Longer: continued to 30 epochs (thin curves), the model reaches "
-                f"{reached} on the sampled and {reached} on all pairs, where {said}. ")
+    result = evaluation(accuracy)
+    result["sampled_pairs"]["accuracy"] = 0.501
+    longer = write_longer(tmp_path, result)
+    sentence = (f"Longer: continued to 30 epochs (thin curves), the model reaches {100 * accuracy:.1f} % "
+                f"on all pairs (50.1 % on the sampled), {said}. ")
     longer_axes = axes.replace("15101520", "1102030")
     assert longer_axes != axes
     longer_before = before.replace("Hypotheses", sentence + "Hypotheses").replace(
-        "not tested here:", "not tested here beyond that:")
+        "fewer pictures;", "fewer pictures (the longer run tests a small part of this);")
     assert words(tmp_path) == longer_before + longer_axes + " " + after
     assert pages_of(build.report(tmp_path)) == 1
+    training_log(0.6).to_csv(longer / "training_log.csv")
+    done = run("build.py", tmp_path, tmp_path / "report.pdf")
+    assert done.returncode == 1 and "does not begin with the run's own log" in done.stderr
     (longer / "training_log.csv").unlink()
     done = run("build.py", tmp_path, tmp_path / "report.pdf")
     assert done.returncode == 1 and "longer/training_log.csv is missing" in done.stderr
