@@ -582,7 +582,7 @@ def test_a_longer_copy_of_the_run_is_added_and_not_taken_for_the_run(tmp_path, a
     before, axes, after = re.split("(loss by epoch.*frequent) ", words(tmp_path))
     result = evaluation(accuracy)
     result["sampled_pairs"]["accuracy"] = 0.501
-    longer = write_longer(tmp_path, result)
+    write_longer(tmp_path, result)
     sentence = (f"Longer: continued to 30 epochs (thin curves), the model reaches {100 * accuracy:.1f} % "
                 f"on all pairs (50.1 % on the sampled), {said}. ")
     longer_axes = axes.replace("15101520", "1102030")
@@ -591,12 +591,20 @@ def test_a_longer_copy_of_the_run_is_added_and_not_taken_for_the_run(tmp_path, a
         "fewer pictures;", "fewer pictures (the longer run tests a small part of this);")
     assert words(tmp_path) == longer_before + longer_axes + " " + after
     assert pages_of(build.report(tmp_path)) == 1
-    training_log(0.6).to_csv(longer / "training_log.csv")
-    done = run("build.py", tmp_path, tmp_path / "report.pdf")
-    assert done.returncode == 1 and "does not begin with the run's own log" in done.stderr
-    (longer / "training_log.csv").unlink()
-    done = run("build.py", tmp_path, tmp_path / "report.pdf")
-    assert done.returncode == 1 and "longer/training_log.csv is missing" in done.stderr
+
+
+def test_only_a_continuation_of_the_run_is_added(tmp_path):
+    write_run(tmp_path, evaluation(), training_log().head(10))
+    without = words(tmp_path)
+    longer = write_longer(tmp_path, evaluation(), epochs=10)
+    assert "Longer" not in without and words(tmp_path) == without
+    for log, fault in ((training_log(0.6), "longer/ continues another run: remove it"),
+                       (None, "longer/training_log.csv is missing")):
+        (longer / "training_log.csv").unlink()
+        if log is not None:
+            log.to_csv(longer / "training_log.csv")
+        done = run("build.py", tmp_path, tmp_path / "report.pdf")
+        assert done.returncode == 1 and fault in done.stderr
 
 
 def test_what_the_page_cannot_hold_is_refused_in_one_line(tmp_path):
