@@ -1,68 +1,84 @@
-"""The command line: python -m clevr generate | convert | check."""
+"""The command line: python -m clevr prepare | generate | convert | check."""
 
 import argparse
 import os
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
-from .official import SPLITS, DataError
+from .layout import SPLITS, DataError
+from .prepare import SIZES, prepare
+from .workers import default_workers
 
 EXAMPLES = {
     "": """\
-The road from nothing to training data:
+Everything in one command, or step by step:
+  python -m clevr prepare data
+
   python -m clevr generate build/clevr --train 2000 --val 500 --seed 1
   python -m clevr convert build/clevr data
   python -m clevr check data
 
-The official pictures take the same road: unpack CLEVR_v1.0.zip, then
+For the official images, unpack CLEVR_v1.0.zip, then
   python -m clevr convert CLEVR_v1.0 data
 
 "python -m clevr COMMAND --help" explains a command.""",
+    "prepare": """\
+examples:
+  python -m clevr prepare data
+  python -m clevr prepare data --size coursework
+
+If DATA holds no TFRecords, makes ours: generate, convert, check. Ours that are
+incomplete or damaged are completed. Data that you brought are checked, never
+changed. The images stay in build/clevr-SIZE.""",
     "generate": """\
 examples:
   python -m clevr generate build/clevr --train 2000 --val 500 --seed 1
   python -m clevr generate build/big --train 14950 --val 3750 --seed 1 --workers 8
 
-The same seed makes the same set, whatever the number of workers. A run that was
-stopped, by Ctrl-C or a power cut, goes on when the same command is given again.
-A folder that holds anything else is left alone.""",
+The same seed makes the same set, whatever the number of workers. An interrupted
+run resumes when the same command is given again. A folder that holds anything
+else is left alone.""",
     "convert": """\
 examples:
   python -m clevr convert build/clevr data
   python -m clevr convert ~/Downloads/CLEVR_v1.0 data --limit 3750
 
 SRC has images/{train,val}/*.png and questions/CLEVR_{train,val}_questions.json.
-Each image takes 0.6 MB: the whole of CLEVR v1.0 needs 51 GB. A run that was
-stopped goes on when the same command is given again; files that this command
-did not write are left alone.""",
+Each image takes 0.6 MB: all of CLEVR v1.0 needs 51 GB. An interrupted run
+resumes when the same command is given again. Files that this command did not
+write are left alone.""",
     "check": """\
 example:
   python -m clevr check data
 
-Prints what DATA/train/*.tfrecords and DATA/val/*.tfrecords hold. Ends at the
-first fault with exit status 1, and names the file, the record (counted from 1)
-and the remedy.""",
+Counts what is in DATA/train and DATA/val: files with "tfrecord" in their names,
+uncompressed. Ends at the first error with exit status 1, and names the file, the
+record (counted from 1) and the remedy.""",
 }
 
 
 def main():
     """Runs the command; returns the exit status."""
-    args = parser().parse_args()
+    args = vars(parser().parse_args())
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")      # no notices
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"               # nothing here needs a GPU
     try:
-        COMMANDS[args.command](args)
-    except (DataError, OSError) as fault:
-        return fail(fault)
+        COMMANDS[args.pop("command")](**args)
+    except (DataError, OSError) as error:
+        return fail(error)
     except BrokenProcessPool:
         return fail("a worker process was killed (out of memory?): give the same command again, "
-                    "with fewer --workers")
+                    "or generate with fewer --workers")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted: the same command resumes from here", file=sys.stderr)
         return 130
     return 0
 
 
-def fail(fault):
-    print(f"error: {fault}", file=sys.stderr)
+def fail(error):
+    print(f"error: {error}", file=sys.stderr)
     return 1
 
 
@@ -78,16 +94,23 @@ def parser():
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def add_workers(to, what):
-        to.add_argument("--workers", type=positive, default=os.cpu_count(), metavar="K",
-                        help=f"{what} at work (%(default)s, one a core)")
+        to.add_argument("--workers", type=positive, default=default_workers(), metavar="K",
+                        help=f"{what} at work (%(default)s: what CPUs and memory allow)")
 
-    made = command("generate", "makes scenes, pictures and questions in the layout of CLEVR v1.0")
-    made.add_argument("out", metavar="OUT", help="folder to make")
-    made.add_argument("--train", type=positive, required=True, metavar="N", help="training images")
-    made.add_argument("--val", type=positive, required=True, metavar="M", help="validation images")
-    made.add_argument("--seed", type=natural, required=True, metavar="S",
-                      help="0, 1, ...: which set is made")
-    add_workers(made, "processes")
+    prepared = command("prepare", "makes, completes or only checks a data folder, whichever it needs")
+    prepared.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords, or empty")
+    prepared.add_argument("--size", choices=SIZES, help="of our own data: " + ", ".join(
+        f"{size} ({images['train']:,} + {images['val']:,} images)" for size, images in SIZES.items()))
+    prepared.add_argument("--state", type=Path, metavar="FILE",
+                          help="notes which files were found whole; they are not read again")
+
+    generated = command("generate", "makes scenes, images and questions in the layout of CLEVR v1.0")
+    generated.add_argument("out", metavar="OUT", help="folder to make")
+    generated.add_argument("--train", type=positive, required=True, metavar="N", help="training images")
+    generated.add_argument("--val", type=positive, required=True, metavar="M", help="validation images")
+    generated.add_argument("--seed", type=natural, required=True, metavar="S",
+                           help="0, 1, ...: which set is made")
+    add_workers(generated, "processes")
 
     converted = command("convert", "writes the coursework's TFRecords from the layout of CLEVR v1.0")
     converted.add_argument("src", metavar="SRC", help="folder in the layout of CLEVR v1.0")
@@ -96,8 +119,8 @@ def parser():
                            help="only the first N images of each split")
     add_workers(converted, "threads")
 
-    checked = command("check", "reads TFRecords through, counts, and names the first fault")
-    checked.add_argument("data", metavar="DATA", help="folder with train/ and val/ *.tfrecords")
+    checked = command("check", "reads all TFRecords, counts what they hold, and names the first error")
+    checked.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords")
     return top
 
 
@@ -113,36 +136,44 @@ def positive(text):
     return int(text)
 
 
-# Each command imports what it needs when it runs: --help and generate do without TensorFlow.
-
-def generate(args):
-    from .generate import generate
-    generate(args.out, {"train": args.train, "val": args.val}, args.seed, args.workers)
-
-
-def tfrecords():
-    os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")   # no notices
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"       # nothing here is worth a GPU's memory
-    from . import tfrecords
-    return tfrecords
-
-
-def convert(args):
-    tfrecords().convert(args.src, args.out, args.limit, args.workers)
-
-
-def check(args):
-    tallies = tfrecords().check(args.data)
+def report(tallies):
+    """Prints what `tfrecords.check` counted."""
     for split in SPLITS:
         tally = tallies[split]
-        print(f"{split}: {tally.images:,} images with {tally.questions:,} questions, "
-              f"files: {tally.files:,}")
-    words, answers = (len(found) for found in (tallies["train"].words, tallies["train"].answers))
-    print(f"vocabulary of training: {words} words, {words + 2} tokens with padding and unknown")
-    print(f"answer classes: {answers}: {' '.join(sorted(tallies['train'].answers))}")
+        print(f"{split}: {tally.images:,} images with {tally.questions:,} questions, files: {tally.files:,}")
+    train = tallies["train"]
+    print(f"vocabulary of training: {len(train.words)} words, "
+          f"{len(train.words) + 2} tokens with padding and unknown")
+    print(f"answers of training: {len(train.answers)}")
+    for name, answers in train.answers_by_type().items():
+        (answer, number), = answers.most_common(1)
+        print(f"  {name:10}{answers.total():9,} pairs {answers.total() / train.questions:6.1%}, "
+              f"most frequent: {answer} ({number / answers.total():.1%})")
 
 
-COMMANDS = {"generate": generate, "convert": convert, "check": check}
+# Each command imports what it needs when it runs: --help and generate do without TensorFlow.
+
+def run_prepare(data, size, state):
+    if tallies := prepare(data, size, state):
+        report(tallies)
+
+
+def run_generate(out, train, val, seed, workers):
+    from .generate import generate
+    generate(out, {"train": train, "val": val}, seed, workers)
+
+
+def run_convert(src, out, limit, workers):
+    from .tfrecords import convert
+    convert(src, out, limit, workers)
+
+
+def run_check(data):
+    from .tfrecords import check
+    report(check(data))
+
+
+COMMANDS = {"prepare": run_prepare, "generate": run_generate, "convert": run_convert, "check": run_check}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,10 +1,11 @@
 """Turns a folder in the layout of CLEVR v1.0 into the coursework's TFRecords, and checks such files.
 
-Threads of one process do the work, not processes: Pillow and NumPy let go of the interpreter lock,
+Threads of one process do the work, not processes: Pillow and NumPy release the interpreter lock,
 while TensorFlow costs every process that imports it 3.6 s and 640 MB."""
 
 import hashlib
 import json
+import re
 import shutil
 import string
 from collections import Counter
@@ -20,7 +21,9 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 from tqdm import tqdm
 
-from .official import SPLITS, DataError, images_folder, questions_file, read_info, read_records, whole_file
+from . import layout
+from .layout import SPLITS, DamagedFile, DataError, atomic_write, images_folder, questions_file, record_files
+from .questions import VALUES
 
 SIDE = 224
 IMAGE_BYTES = SIDE * SIDE * 3 * 4                   # int32
@@ -28,57 +31,52 @@ FRAME_BYTES = 16                                    # around each record: length
 SHARD_IMAGES = 128                                  # 77 MB a file
 FILTER = Image.Resampling.BILINEAR                  # Pillow's: averages as it shrinks, no ringing
 MANIFEST = "convert.json"
+RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")      # of Pillow: RGB can show all their colours
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\x78\x01": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib",
+              b"BZ": "bzip2", b"PK": "zip", b"\xfd7": "xz", b"\x28\xb5": "zstd"}      # by the first two bytes
 REMEDY = "delete the file, then fetch or convert it again"
 
 
 def convert(src, out, limit, workers):
     """Writes `out`/{train,val}/*.tfrecords from the CLEVR v1.0 folder `src`, the first `limit` images
-    of each split or all (None), with `workers` threads; goes on where an earlier call stopped.
+    of each split or all (None), with `workers` threads; resumes an earlier call.
 
     Raises DataError if `src` is incomplete or `out` holds files of another job."""
     src, out = Path(src), Path(out)
-    for path in [place(src, split) for split in SPLITS for place in (images_folder, questions_file)]:
+    for path in [locate(src, split) for split in SPLITS for locate in (images_folder, questions_file)]:
         if not path.exists():
             raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
     claim(out, src, limit)
-    write_source(out, src)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
-        if not is_complete(out / split):
+        if not is_complete(out, split):
             pairs = pairs_file(out, split)
             if not pairs.exists():
-                gather_pairs(questions_file(src, split), pairs, limit)
+                write_pairs(questions_file(src, split), pairs, limit)
             write_shards(images_folder(src, split), pairs, out / split, workers)
         pairs_file(out, split).unlink(missing_ok=True)
 
 
 def claim(out, src, limit):
-    """Notes in `out` what it is made from, or raises DataError if it is made from something else."""
-    manifest = out / MANIFEST
+    """Notes in `out` what it is made from, or raises DataError if it holds records of something else."""
+    manifest, source = out / MANIFEST, out / "source.txt"
     job = {"limit": limit,
            "questions_sha256": {split: sha256(questions_file(src, split)) for split in SPLITS}}
-    if manifest.exists():
-        if json.loads(manifest.read_text(encoding="utf-8")) != job:
-            raise DataError(f"{out} holds records of another source or limit ({manifest}): "
-                            "name another folder, or empty this one")
-    elif any(out.glob("*/*tfrecords")):
-        raise DataError(f"{out} holds TFRecords that this command did not write: "
-                        "name another folder")
-    else:
+    if not manifest.exists() or json.loads(manifest.read_text(encoding="utf-8")) != job:
+        if any(record_files(out, split) for split in SPLITS):
+            raise DataError(f"{out} holds TFRecords of another source or limit: empty it, "
+                            "or name another folder")
         out.mkdir(parents=True, exist_ok=True)
-        with whole_file(manifest) as aside:
-            aside.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
-
-
-def write_source(out, src):
-    """Writes `out`/source.txt, one line that says what the data are, for whoever shows results."""
-    if (out / "source.txt").exists():
-        return
-    info = read_info(questions_file(src, "train"))
-    with whole_file(out / "source.txt") as aside:
-        aside.write_text(info.get("description", f"CLEVR v{info.get('version', '1.0')}") + "\n",
-                         encoding="utf-8")
+        for left in (source, *(pairs_file(out, split) for split in SPLITS)):
+            left.unlink(missing_ok=True)
+        with atomic_write(manifest) as temporary:
+            temporary.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
+    if not source.exists():     # one line that says what the data are, for whoever shows results
+        info = layout.read_info(questions_file(src, "train"))
+        with atomic_write(source) as temporary:
+            temporary.write_text(info.get("description", f"CLEVR v{info.get('version', '1.0')}") + "\n",
+                                 encoding="utf-8")
 
 
 def sha256(path):
@@ -89,10 +87,21 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def is_complete(folder):
-    """Whether `folder` holds all the shards that its file names speak of."""
-    shards = [path.stem for path in folder.glob("*-of-*.tfrecords")]
-    return bool(shards) and len(shards) == int(shards[0].rpartition("-")[2])
+def shard_name(split, index, count):
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecords"
+
+
+def is_shard(path):
+    """Whether `convert` gives a file such a name."""
+    return re.fullmatch(rf"{path.parent.name}-\d{{5}}-of-\d{{5}}\.tfrecords", path.name) is not None
+
+
+def is_complete(data, split):
+    """Whether the data folder has all the shards of a split that their names promise, and no more to do."""
+    names = {path.name for path in record_files(data, split) if is_shard(path)}
+    count = max((int(name[-15:-10]) for name in names), default=0)
+    return (count > 0 and names == {shard_name(split, i, count) for i in range(count)}
+            and not pairs_file(data, split).exists())
 
 
 def pairs_file(out, split):
@@ -100,19 +109,19 @@ def pairs_file(out, split):
     return out / f".{split}-pairs.jsonl"
 
 
-def gather_pairs(source, path, limit):
+def write_pairs(source, path, limit):
     """Writes one JSON line an image, [file name, questions, answers], in the order of the questions
-    file `source`, so that the number of shards is known and a restart need not parse that file."""
+    file `source`, so that the number of shards is known and a resumed job need not parse that file."""
     seen = set()
-    with (open(source, "rb") as file, whole_file(path) as aside,
-          open(aside, "w", encoding="utf-8") as lines,
+    with (open(source, "rb") as file, atomic_write(path) as temporary,
+          open(temporary, "w", encoding="utf-8") as lines,
           tqdm.wrapattr(file, "read", source.stat().st_size, desc=f"reading {source.name}") as stream):
         for name, triples in groupby(read_triples(stream), lambda triple: triple[0]):
             if name in seen:
                 raise DataError(f"{source}: the questions about {name} do not follow one another: "
                                 "sort them by image_index")
             seen.add(name)
-            _, questions, answers = zip(*triples)
+            _, questions, answers = zip(*triples, strict=True)
             lines.write(json.dumps([name, questions, answers]) + "\n")
             if len(seen) == limit:
                 break
@@ -122,40 +131,47 @@ def gather_pairs(source, path, limit):
 
 def read_triples(file):
     """Streams image file name, question and answer from an open questions file."""
-    for number, record in enumerate(read_records(file, "questions"), 1):
+    for number, record in enumerate(layout.read_records(file, "questions"), 1):
         try:
-            triple = record["image_filename"], record["question"], record["answer"]
-        except (KeyError, TypeError) as fault:
-            raise DataError(f"{file.name}: question {number} lacks {fault}: "
+            triple = record["image_filename"], record["question"], answer_text(record["answer"])
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{file.name}: question {number} lacks {error}: "
                             "bring a training or validation file (test has no answers)") from None
         if not all(isinstance(text, str) for text in triple):
-            raise DataError(f"{file.name}: question {number}: image_filename, question and answer "
-                            f"must be strings, not {triple}")
+            raise DataError(f"{file.name}: question {number}: image_filename and question must be strings, "
+                            f"answer a string, whole number or boolean, not {triple}: mend or leave it out")
         yield triple
+
+
+def answer_text(answer):
+    """The answer as CLEVR v1.0 has it; CLEVR's own generator writes numbers and booleans."""
+    if isinstance(answer, bool):
+        return "yes" if answer else "no"
+    return str(answer) if isinstance(answer, int) else answer
 
 
 def write_shards(images, pairs, folder, workers):
     """Writes the shards that `folder` lacks, each by one thread."""
     shards = find_shards(pairs)
-    todo, lacking = {}, 0
-    for i, (start, size) in enumerate(shards):
-        path = folder / f"{folder.name}-{i:05d}-of-{len(shards):05d}.tfrecords"
+    todo, missing = {}, 0
+    for i, (offset, size) in enumerate(shards):
+        path = folder / shard_name(folder.name, i, len(shards))
         if not path.exists():
-            todo[path] = start
-            lacking += size
-    need, free = lacking * IMAGE_BYTES, shutil.disk_usage(folder).free
+            todo[path] = offset
+            missing += size
+    need, free = missing * IMAGE_BYTES, shutil.disk_usage(folder).free
     if need > free:
         raise DataError(f"{folder} needs {need / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f}: "
                         "make room, name another folder, or give a smaller --limit")
     total = sum(size for _, size in shards)
-    with (tqdm(desc=f"{folder.name}: records", total=total, initial=total - lacking,
+    with (tqdm(desc=f"{folder.name}: records", total=total, initial=total - missing,
                unit="image") as bar, ThreadPoolExecutor(workers) as pool):
         for written in pool.map(partial(write_shard, images, pairs), todo, todo.values()):
             bar.update(written)
 
 
 def find_shards(pairs):
-    """Where in `pairs` each shard begins, in bytes, and how many lines it has: [[start, size], ...]."""
+    """Byte offset in `pairs` and number of lines of each shard: [[offset, size], ...]."""
     shards, offset = [], 0
     with open(pairs, "rb") as lines:
         for i, line in enumerate(lines):
@@ -166,25 +182,33 @@ def find_shards(pairs):
     return shards
 
 
-def write_shard(images, pairs, path, start):
-    """Writes one file of records, whole or not at all; returns their number."""
+def write_shard(images, pairs, path, offset):
+    """Writes one file of records; returns their number."""
     with open(pairs, "rb") as lines:
-        lines.seek(start)
+        lines.seek(offset)
         batch = [json.loads(line) for line in islice(lines, SHARD_IMAGES)]
-    with whole_file(path) as aside, tf.io.TFRecordWriter(str(aside)) as writer:
+    with atomic_write(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for name, questions, answers in batch:
             writer.write(serialize(read_pixels(images / name), questions, answers))
     return len(batch)
 
 
 def read_pixels(path):
-    """A picture file as the coursework has it: little-endian int32 (224, 224, 3), RGB, 0 to 255."""
+    """An image file as the coursework has it: little-endian int32 (224, 224, 3), RGB, 0 to 255."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB").resize((SIDE, SIDE), FILTER), "<i4")
-    except (OSError, SyntaxError, ValueError) as fault:
-        reason = getattr(fault, "strerror", None) or fault
-        raise DataError(f"{path} is no whole picture ({reason}): fetch or make it again") from None
+        with Image.open(path) as image:
+            # Of 16-bit colour, Pillow reads the high bytes, which is right; of 16-bit gray, it is not.
+            if image.mode not in RGB_MODES:
+                raise DataError(f"{path} has pixels of mode {image.mode}, which RGB of 8 bits cannot show: "
+                                "save it as an 8-bit RGB PNG")
+            transparent = image.mode.endswith("A") or "transparency" in image.info
+            if transparent and image.convert("RGBA").getextrema()[3][0] < 255:
+                raise DataError(f"{path} is partly transparent, and nothing says what is behind it: "
+                                "save it as an 8-bit RGB PNG")
+            return np.asarray(image.convert("RGB").resize((SIDE, SIDE), FILTER), "<i4")
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read as an image ({reason}): fetch or make it again") from None
 
 
 def serialize(pixels, questions, answers):
@@ -208,11 +232,21 @@ class Tally:
     answers: Counter = field(default_factory=Counter)
 
 
-def check(data):
-    """Reads all records of `data`/{train,val}/*.tfrecords and returns {"train": Tally, "val": Tally}.
+    def answers_by_type(self):
+        """The answers of each type that occurs: {"count": Counter, ...}."""
+        types = {"yes/no": ("yes", "no"), "count": tuple(filter(str.isdecimal, self.answers)),
+                 **{attribute: VALUES[attribute] for attribute in ("color", "shape", "size", "material")}}
+        types["other"] = set(self.answers).difference(*types.values())
+        counts = {name: Counter({answer: self.answers[answer] for answer in answers if answer in self.answers})
+                  for name, answers in types.items()}
+        return {name: counter for name, counter in counts.items() if counter}
 
-    Raises DataError at the first fault, with the file and the record's number, counted from 1."""
-    files = {split: sorted((Path(data) / split).glob("*tfrecords")) for split in SPLITS}
+
+def check(data):
+    """Reads all records of `data`/{train,val} and returns {"train": Tally, "val": Tally}.
+
+    Raises DataError at the first error, with the file and the record's number, counted from 1."""
+    files = {split: record_files(data, split) for split in SPLITS}
     for split in SPLITS:
         if not files[split]:
             raise DataError(f"{Path(data) / split} holds no .tfrecords files: bring or make some "
@@ -233,14 +267,17 @@ def check(data):
 def check_file(path, tally, known, bar):
     """Adds the records of a file to `tally`. Answers must be among `known`, unless it is None."""
     tally.files += 1
+    with open(path, "rb") as file:
+        compression = COMPRESSED.get(file.read(2))
     number = size = 0
     try:
         for number, record in enumerate(stream(path), 1):
             questions, answers = parse(record)
             for answer in answers:
                 if known is not None and answer not in known:
-                    raise DataError(f'answer "{answer}" occurs nowhere in training: a classifier '
-                                    "cannot learn it; bring more training records, or leave this out")
+                    raise DataError(f'{path}: record {number}: answer "{answer}" does not occur in training: '
+                                    "a classifier cannot learn it; bring more training records, "
+                                    "or leave this out")
             tally.images += 1
             tally.questions += len(questions)
             tally.answers.update(answers)
@@ -248,15 +285,18 @@ def check_file(path, tally, known, bar):
                 tally.words.update(question.lower().translate(NO_PUNCTUATION).split())
             size += len(record) + FRAME_BYTES
             bar.update(len(record) + FRAME_BYTES)
-        if size < path.stat().st_size:      # TensorFlow takes a torn frame for the end of the file
+        if size < path.stat().st_size:      # TensorFlow takes a truncated frame for the end of the file
             raise tf.errors.DataLossError(None, None, "truncated")
-    except tf.errors.DataLossError as fault:
-        kind = "torn, the file ends within it" if "truncated" in fault.message else "bad CRC"
-        raise DataError(f"{path}: record {number + 1}: {kind}: {REMEDY}") from None
-    except DataError as fault:
-        raise DataError(f"{path}: record {number}: {fault}") from None
+    except tf.errors.DataLossError as error:
+        if number == 0 and compression:
+            remedy = "gunzip it" if compression == "gzip" else "decompress it"
+            raise DataError(f"{path} is compressed ({compression}): {remedy}") from None
+        kind = "truncated, the file ends within it" if "truncated" in error.message else "bad CRC"
+        raise DamagedFile(path, f"record {number + 1}: {kind}: {REMEDY}") from None
+    except ValueError as error:
+        raise DamagedFile(path, f"record {number}: {error}: {REMEDY}") from None
     if number == 0:
-        raise DataError(f"{path}: empty, it holds no record 1: {REMEDY}")
+        raise DamagedFile(path, f"empty, it holds no record 1: {REMEDY}")
 
 
 def stream(path):
@@ -265,31 +305,22 @@ def stream(path):
 
 
 def parse(record):
-    """The questions and answers of a record, as lists of strings; DataError if anything is amiss."""
+    """The questions and answers of a record, as lists of strings; ValueError if anything is wrong."""
     try:
         features = tf.train.Example.FromString(record).features.feature
     except DecodeError:
-        raise DataError(f"not a tf.train.Example: {REMEDY}") from None
+        raise ValueError("not a tf.train.Example") from None
     for name in ("image", "question", "answer"):
         if name not in features:
-            raise DataError(f'feature "{name}" is missing (it has {sorted(features)}): {REMEDY}')
-    values = {name: features[name].bytes_list.value for name in ("image", "question", "answer")}
-    check_image(values["image"])
-    questions, answers = values["question"], values["answer"]
-    if not questions or len(questions) != len(answers):
-        raise DataError(f"{len(questions)} questions and {len(answers)} answers, which must be "
-                        f"as many, and at least one: {REMEDY}")
-    try:
-        return [text.decode() for text in questions], [text.decode() for text in answers]
-    except UnicodeDecodeError as fault:
-        raise DataError(f"text is not UTF-8 ({fault}): {REMEDY}") from None
-
-
-def check_image(values):
-    if len(values) != 1 or len(values[0]) != IMAGE_BYTES:
-        raise DataError(f"image holds {[len(value) for value in values]} bytes, not [{IMAGE_BYTES}] "
-                        f"(224x224x3 int32): {REMEDY}")
-    pixels = np.frombuffer(values[0], "<i4")
+            raise ValueError(f'feature "{name}" is missing (it has {sorted(features)})')
+    images, questions, answers = (features[name].bytes_list.value for name in ("image", "question", "answer"))
+    if len(images) != 1 or len(images[0]) != IMAGE_BYTES:
+        raise ValueError(f"image holds {[len(image) for image in images]} bytes, not [{IMAGE_BYTES}] "
+                         "(224x224x3 int32)")
+    pixels = np.frombuffer(images[0], "<i4")
     if pixels.min() < 0 or pixels.max() > 255:
-        raise DataError(f"image has values from {pixels.min()} to {pixels.max()}, "
-                        f"not within 0 to 255: {REMEDY}")
+        raise ValueError(f"image has values from {pixels.min()} to {pixels.max()}, not within 0 to 255")
+    if not questions or len(questions) != len(answers):
+        raise ValueError(f"{len(questions)} questions and {len(answers)} answers, which must be as many, "
+                         "and at least one")
+    return [text.decode() for text in questions], [text.decode() for text in answers]

@@ -1,7 +1,7 @@
-"""The folder layout of CLEVR v1.0: where its files lie, what their records hold, how to stream them.
+"""Where files lie and what they hold: the layout of CLEVR v1.0, and the data folder of TFRecords.
 
-Whatever reads CLEVR reads a folder written with these functions, and these functions read the
-official download: https://cs.stanford.edu/people/jcjohns/clevr/ (Johnson et al., CVPR 2017)."""
+The same functions write our scenes, images and questions and read the official download,
+https://cs.stanford.edu/people/jcjohns/clevr/ (Johnson et al., CVPR 2017)."""
 
 import os
 from contextlib import contextmanager
@@ -14,6 +14,14 @@ SPLITS = ("train", "val")       # the official test split has no answers
 
 class DataError(Exception):
     """What is wrong with the user's files or arguments, in one line that names the file."""
+
+
+class DamagedFile(DataError):
+    """A file of records, `path`, that does not hold what was written to it, or not what it must."""
+
+    def __init__(self, path, message):
+        super().__init__(f"{path}: {message}")
+        self.path = path
 
 
 def image_name(split, index):
@@ -30,6 +38,18 @@ def scenes_file(root, split):
 
 def questions_file(root, split):
     return Path(root) / "questions" / f"CLEVR_{split}_questions.json"
+
+
+def record_files(data, split):
+    """The TFRecords of a split, in the order in which they are read."""
+    # Also *.tfrecord and *.tfrecord-00000-of-00010. Half-written files begin with a dot.
+    return sorted(path for path in (Path(data) / split).glob("[!.]*tfrecord*") if path.is_file())
+
+
+def description(seed, images):
+    """How our own data describe themselves: in the info of their JSON files and in source.txt."""
+    return ("CLEVR-like data made by this project, not CLEVR "
+            f"(seed {seed}, {images['train']} + {images['val']} images)")
 
 
 def scene_record(split, index, scene):
@@ -57,24 +77,28 @@ def read_records(file, key):
 def read_items(file, prefix):
     try:
         yield from ijson.items(file, prefix, use_float=True)
-    except ijson.JSONError as fault:
-        reason = " ".join(str(fault).split())       # it may draw an arrow over several lines
-        raise DataError(f"{file.name}: torn or not JSON ({reason}): fetch or make it again") from None
+    except ijson.JSONError as error:
+        reason = " ".join(str(error).split())       # it may draw an arrow over several lines
+        raise DataError(f"{file.name}: truncated or not JSON ({reason}): fetch or make it again") from None
 
 
 def read_info(path):
-    """What a scene or question file says of itself: a dict, empty if it says nothing. Stops reading
-    there; the release puts it first. Raises DataError if the file is not such JSON."""
+    """The "info" of a scene or question file: a dict, empty if there is none. Stops reading there;
+    the release puts it first. Raises DataError if the file is not such JSON."""
     with open(path, "rb") as file:
         return next(read_items(file, "info"), {})
 
 
+def partial_path(path):
+    """Where a file is written before it is complete."""
+    return path.with_name(f".{path.name}.part")
+
+
 @contextmanager
-def whole_file(path):
-    """Gives a path beside `path` to write to; it becomes `path` only if all went well, so that a
-    file of that name is whole even after a kill or a power cut."""
-    aside = path.with_name(f".{path.name}.part")
-    yield aside
-    with open(aside, "rb+") as file:
+def atomic_write(path):
+    """Gives a temporary path to write to, which is renamed to `path` only if all went well, so that a
+    file of that name is complete even after a kill or a power cut."""
+    yield partial_path(path)
+    with open(partial_path(path), "rb+") as file:
         os.fsync(file.fileno())
-    aside.replace(path)
+    partial_path(path).replace(path)

@@ -1,0 +1,82 @@
+"""Decides what a data folder needs: new data, the rest of our own, or only a check."""
+
+import json
+import sys
+from pathlib import Path
+
+from .layout import SPLITS, DamagedFile, DataError, atomic_write, description, record_files
+from .workers import default_workers
+
+SEED = 2
+SIZES = {"small": {"train": 256, "val": 64}, "coursework": {"train": 14950, "val": 3750}}
+
+
+def prepare(data, size=None, state=None):
+    """Makes the folder `data` ready for training; returns what `tfrecords.check` counts in it.
+
+    A folder without TFRecords gets our data of `size` (a key of SIZES, None for "small"). Our own data are
+    completed or mended if need be; anybody else's are only checked.
+
+    `state` is a path where the files that were found whole are noted. If they are still the same,
+    nothing is read and None is returned.
+
+    Raises DataError if the data are damaged, or are there but not of the `size` that is asked for."""
+    data = Path(data)
+    if not any(record_files(data, split) for split in SPLITS):
+        for path in data.rglob("[!.]*tfrecord*"):
+            raise DataError(f"{path} is neither in {data / 'train'} nor in {data / 'val'}: move it there")
+        ours, size = True, size or "small"
+    else:
+        ours, found = read_origin(data)
+        if size not in (None, found):
+            raise DataError(f"{data} holds other data than those of size {size}: empty it, "
+                            "or name another folder (make DATA_DIR=...)")
+        size = found
+    if state and state.exists() and state.read_bytes() == list_files(data):
+        return None
+    from . import tfrecords  # not before, as it imports TensorFlow, which takes seconds
+
+    if ours and not all(tfrecords.is_complete(data, split) for split in SPLITS):
+        make(data, size)
+    tallies, mended = None, set()
+    while tallies is None:
+        files = list_files(data)
+        try:
+            tallies = tfrecords.check(data)
+        except DamagedFile as error:
+            if not ours or error.path in mended or not tfrecords.is_shard(error.path):
+                raise
+            print(f"{error.path} is damaged and made again", file=sys.stderr)
+            mended.add(error.path)
+            error.path.unlink()
+            make(data, size)
+    if state:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(state) as temporary:
+            temporary.write_bytes(files)
+    return tallies
+
+
+def read_origin(data):
+    """Whether the data are proved to be ours, and of which size they say they are (None: neither)."""
+    source = data / "source.txt"
+    text = source.read_text(encoding="utf-8", errors="replace").strip() if source.exists() else ""
+    found = next((size for size, images in SIZES.items() if text == description(SEED, images)), None)
+    return found is not None and (data / "convert.json").exists(), found
+
+
+def list_files(data):
+    """Names, sizes and times of change of the TFRecords, as bytes."""
+    files = {str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+             for split in SPLITS for path in record_files(data, split)}
+    return json.dumps(files, indent=1).encode()
+
+
+def make(data, size):
+    """Makes what is missing of our data of that size; the images stay in build/clevr-SIZE."""
+    from .generate import generate
+    from .tfrecords import convert
+
+    layout = Path("build") / f"clevr-{size}"
+    generate(layout, SIZES[size], SEED, default_workers())
+    convert(layout, data, None, default_workers())

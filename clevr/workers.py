@@ -1,0 +1,77 @@
+"""Worker processes: how many this machine allows, and a pool of them that ends cleanly."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+WORKER_BYTES = 0.5e9        # measured: 0.2 GB to render, 0.4 if the renderer has to be compiled
+
+
+def default_workers(root="/"):
+    """How many workers this process may run, at least 1. A container shows all the CPUs and memory of its
+    machine, so the limits of the control groups (cgroups) count, too."""
+    cpus, memory = [os.cpu_count() or 1], []
+    if hasattr(os, "sched_getaffinity"):
+        cpus.append(len(os.sched_getaffinity(0)))
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        memory.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for folder in control_groups(Path(root)):       # version 2, or version 1
+        quota = (read_numbers(folder, "cpu.max")
+                 or read_numbers(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us"))
+        if len(quota) == 2 and quota[0] > 0:        # -1 is no limit
+            cpus.append(quota[0] / quota[1])
+        memory += read_numbers(folder, "memory.max") or read_numbers(folder, "memory.limit_in_bytes")
+    return max(1, int(min(cpus + [size / WORKER_BYTES for size in memory])))
+
+
+def control_groups(root):
+    """The folders of this process's control groups and of the groups that contain them."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return                                      # not Linux
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        group = PurePosixPath(group.lstrip("/"))
+        for controller in controllers.split(","):
+            for folder in (group, *group.parents):
+                yield root / "sys/fs/cgroup" / controller / folder
+
+
+def read_numbers(folder, *names):
+    """The whole numbers in these files; none if one is missing or sets no limit ("max")."""
+    try:
+        return [int(word) for name in names for word in (folder / name).read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+@contextmanager
+def results(workers, work, items):
+    """Gives work(item) of each of the items, in their order, computed by a pool of processes that exits
+    quietly when it is interrupted or killed."""
+    # One thread each: the workers themselves fill the cores.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin_worker)
+    try:
+        # Workers inherit this from the start: Ctrl-C is the parent's to handle.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        outputs = pool.map(work, items)
+        signal.signal(signal.SIGINT, handler)
+        yield outputs
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def begin_worker():
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent():
+    """Without this, the workers of a killed parent would wait for work forever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
