@@ -12,7 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +51,8 @@ def convert(src, out, limit, workers):
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
         if not is_complete(out, split):
-            pairs = pairs_file(out, split)
-            if not pairs.exists():
-                write_pairs(questions_file(src, split), pairs, limit)
+            pairs = read_pairs(questions_file(src, split), limit)
             write_shards(images_folder(src, split), pairs, out / split, workers)
-        pairs_file(out, split).unlink(missing_ok=True)
 
 
 def claim(out, src, limit):
@@ -68,8 +65,7 @@ def claim(out, src, limit):
             raise DataError(f"{out} holds TFRecords of another source or limit: empty it, "
                             "or name another folder")
         out.mkdir(parents=True, exist_ok=True)
-        for left in (source, *(pairs_file(out, split) for split in SPLITS)):
-            left.unlink(missing_ok=True)
+        source.unlink(missing_ok=True)
         with atomic_write(manifest) as temporary:
             temporary.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
     if not source.exists():     # one line that says what the data are, for whoever shows results
@@ -97,36 +93,30 @@ def is_shard(path):
 
 
 def is_complete(data, split):
-    """Whether the data folder has all the shards of a split that their names promise, and no more to do."""
+    """Whether the data folder has all the shards of a split that their names promise."""
     names = {path.name for path in record_files(data, split) if is_shard(path)}
     count = max((int(name[-15:-10]) for name in names), default=0)
-    return (count > 0 and names == {shard_name(split, i, count) for i in range(count)}
-            and not pairs_file(data, split).exists())
+    return count > 0 and names == {shard_name(split, i, count) for i in range(count)}
 
 
-def pairs_file(out, split):
-    """Where the questions of a split wait to be written; it is there only until they all are."""
-    return out / f".{split}-pairs.jsonl"
-
-
-def write_pairs(source, path, limit):
-    """Writes one JSON line an image, [file name, questions, answers], in the order of the questions
-    file `source`, so that the number of shards is known and a resumed job need not parse that file."""
-    seen = set()
-    with (open(source, "rb") as file, atomic_write(path) as temporary,
-          open(temporary, "w", encoding="utf-8") as lines,
-          tqdm.wrapattr(file, "read", source.stat().st_size, desc=f"reading {source.name}") as stream):
+def read_pairs(source, limit):
+    """[(image file name, questions, answers), ...] from a questions file, in its order: 300 MB for the
+    700,000 questions of CLEVR v1.0."""
+    pairs, seen = [], set()
+    with (open(source, "rb") as file, tqdm.wrapattr(file, "read", source.stat().st_size,
+                                                    desc=f"reading {source.name}") as stream):
         for name, triples in groupby(read_triples(stream), lambda triple: triple[0]):
             if name in seen:
                 raise DataError(f"{source}: the questions about {name} do not follow one another: "
                                 "sort them by image_index")
             seen.add(name)
             _, questions, answers = zip(*triples, strict=True)
-            lines.write(json.dumps([name, questions, answers]) + "\n")
-            if len(seen) == limit:
+            pairs.append((name, questions, answers))
+            if len(pairs) == limit:
                 break
-        if not seen:
-            raise DataError(f"{source} holds no questions: fetch or make it again")
+    if not pairs:
+        raise DataError(f"{source} holds no questions: fetch or make it again")
+    return pairs
 
 
 def read_triples(file):
@@ -152,45 +142,26 @@ def answer_text(answer):
 
 def write_shards(images, pairs, folder, workers):
     """Writes the shards that `folder` lacks, each by one thread."""
-    shards = find_shards(pairs)
-    todo, missing = {}, 0
-    for i, (offset, size) in enumerate(shards):
-        path = folder / shard_name(folder.name, i, len(shards))
-        if not path.exists():
-            todo[path] = offset
-            missing += size
+    shards = [pairs[i:i + SHARD_IMAGES] for i in range(0, len(pairs), SHARD_IMAGES)]
+    paths = [folder / shard_name(folder.name, i, len(shards)) for i in range(len(shards))]
+    todo = {path: shard for path, shard in zip(paths, shards, strict=True) if not path.exists()}
+    missing = sum(map(len, todo.values()))
     need, free = missing * IMAGE_BYTES, shutil.disk_usage(folder).free
     if need > free:
         raise DataError(f"{folder} needs {need / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f}: "
                         "make room, name another folder, or give a smaller --limit")
-    total = sum(size for _, size in shards)
-    with (tqdm(desc=f"{folder.name}: records", total=total, initial=total - missing,
+    with (tqdm(desc=f"{folder.name}: records", total=len(pairs), initial=len(pairs) - missing,
                unit="image") as bar, ThreadPoolExecutor(workers) as pool):
-        for written in pool.map(partial(write_shard, images, pairs), todo, todo.values()):
+        for written in pool.map(partial(write_shard, images), todo, todo.values()):
             bar.update(written)
 
 
-def find_shards(pairs):
-    """Byte offset in `pairs` and number of lines of each shard: [[offset, size], ...]."""
-    shards, offset = [], 0
-    with open(pairs, "rb") as lines:
-        for i, line in enumerate(lines):
-            if i % SHARD_IMAGES == 0:
-                shards.append([offset, 0])
-            shards[-1][1] += 1
-            offset += len(line)
-    return shards
-
-
-def write_shard(images, pairs, path, offset):
+def write_shard(images, path, pairs):
     """Writes one file of records; returns their number."""
-    with open(pairs, "rb") as lines:
-        lines.seek(offset)
-        batch = [json.loads(line) for line in islice(lines, SHARD_IMAGES)]
     with atomic_write(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
-        for name, questions, answers in batch:
+        for name, questions, answers in pairs:
             writer.write(serialize(read_pixels(images / name), questions, answers))
-    return len(batch)
+    return len(pairs)
 
 
 def read_pixels(path):
@@ -233,13 +204,12 @@ class Tally:
 
 
     def answers_by_type(self):
-        """The answers of each type that occurs: {"count": Counter, ...}."""
-        types = {"yes/no": ("yes", "no"), "count": tuple(filter(str.isdecimal, self.answers)),
-                 **{attribute: VALUES[attribute] for attribute in ("color", "shape", "size", "material")}}
-        types["other"] = set(self.answers).difference(*types.values())
-        counts = {name: Counter({answer: self.answers[answer] for answer in answers if answer in self.answers})
-                  for name, answers in types.items()}
-        return {name: counter for name, counter in counts.items() if counter}
+        """How often each answer was given, for each type that occurs: {"count": Counter, ...}."""
+        types = {"yes/no": {"yes", "no"}, "count": set(map(str, range(11)))}
+        types |= {attribute: set(VALUES[attribute]) for attribute in ("color", "shape", "size", "material")}
+        types["other"] = self.answers.keys() - set().union(*types.values())
+        return {name: Counter({answer: self.answers[answer] for answer in values})
+                for name, values in types.items() if values & self.answers.keys()}
 
 
 def check(data):
@@ -251,9 +221,9 @@ def check(data):
         if not files[split]:
             raise DataError(f"{Path(data) / split} holds no .tfrecords files: bring or make some "
                             "(data/README.md says how)")
-        if pairs_file(Path(data), split).exists():
-            raise DataError(f"{Path(data) / split} is unfinished, convert was interrupted: "
-                            "give the same command again")
+        if any(map(is_shard, files[split])) and not is_complete(data, split):
+            raise DataError(f"{Path(data) / split} lacks shards that the names of the others promise: "
+                            "give the convert (or prepare) command again")
     tallies = {split: Tally() for split in SPLITS}
     size = sum(path.stat().st_size for split in SPLITS for path in files[split])
     with tqdm(desc="checking", total=size, unit="B", unit_scale=True) as bar:
