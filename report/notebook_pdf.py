@@ -1,23 +1,32 @@
 """A notebook as a PDF, without LaTeX, browser or network.
 
-nbconvert's template in `typst/` writes Typst source, pandoc turns Markdown and math into Typst, and
-Typst sets the pages with the fonts that it carries, so that the same notebook gives the same bytes.
+nbconvert's template in `typst/` writes Typst source, pandoc turns Markdown and HTML into Typst, and
+Typst sets the pages. Every Markdown text and every output is converted and set on its own first: what
+fails is set as its source with a note, so that any valid notebook becomes a PDF. The fonts are Typst's
+own and Matplotlib's, so that the same notebook gives the same bytes; the system's fonts are used only
+for a notebook with characters that these lack.
 """
 
 import argparse
+import base64
 import re
+import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import matplotlib
 import nbformat
 import pypandoc
 import typst
 from nbconvert.exporters import TemplateExporter
+from nbconvert.filters import strip_ansi
 from traitlets import default
 from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
+FONTS = [str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")]
 # Jupyter's Markdown. Pandoc's own would take "a) ..." for a list and a line of dashes for a table.
 MARKDOWN = "markdown_strict" + "".join(f"+{extension}" for extension in (
     "tex_math_dollars", "raw_tex", "pipe_tables", "backtick_code_blocks", "fenced_code_blocks",
@@ -25,6 +34,9 @@ MARKDOWN = "markdown_strict" + "".join(f"+{extension}" for extension in (
     "intraword_underscores", "autolink_bare_uris", "shortcut_reference_links",
     "all_symbols_escapable", "footnotes",
 ))
+PREFERENCE = ("text/markdown", "image/svg+xml", "image/png", "image/jpeg", "image/gif", "text/html",
+              "text/latex", "text/plain")
+ALONE = b'#import "style.typ": *\n#show: notebook.with("")\n'
 TYPST_ESCAPES = str.maketrans({"\\": r"\\", '"': r'\"', "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
@@ -32,10 +44,7 @@ class TypstExporter(TemplateExporter):
     """Exports a notebook to PDF by way of Typst.
 
     Images in Markdown are looked for relative to `resources["metadata"]["path"]`, as nbconvert's
-    `from_filename` sets it.
-
-    Raises:
-        RuntimeError: when pandoc or Typst refuses a cell; an image that is missing is such a case.
+    `from_filename` sets it. `warnings` lists what could not be set, a line each.
     """
 
     export_from_notebook = "PDF via Typst"
@@ -59,48 +68,138 @@ class TypstExporter(TemplateExporter):
 
     @property
     def default_config(self):
-        config = Config({
-            "NbConvertBase": {"display_data_priority": [
-                "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/html",
-                "text/latex", "text/plain",
-            ]},
-            "CoalesceStreamsPreprocessor": {"enabled": True},
-            "ExtractOutputPreprocessor": {"enabled": True},
-        })
-        inherited = super().default_config.copy()
-        inherited.merge(config)
-        return inherited
+        config = super().default_config.copy()
+        config.merge(Config({"CoalesceStreamsPreprocessor": {"enabled": True}}))
+        return config
 
     def default_filters(self):
         yield from super().default_filters()
         yield "title", title
         yield "typst_string", typst_string
-        yield "wrap_lines", wrap_lines
-        yield "backspaces", backspaces
-        yield "html2typst", html2typst
-        yield "markdown2typst", self.markdown2typst
-
-    def markdown2typst(self, source):
-        """The Typst source of a Markdown text; its images are copied beside the document."""
-        return pypandoc.convert_text(source, "typst", format=MARKDOWN, extra_args=[
-            f"--lua-filter={HERE / 'typst' / 'markdown.lua'}", f"--resource-path={self.images}",
-            f"--extract-media={self.document}", "--fail-if-warnings", "--columns=1000",
-        ]).replace(f"{self.document}/", "")
+        yield "plain", plain
+        yield "begin_cell", self.begin_cell
+        yield "markdown_cell", self.markdown_cell
+        yield "output", self.output
 
     def from_notebook_node(self, nb, resources=None, **kwargs):
         """The pages as bytes, and nbconvert's resources."""
+        self.warnings = []
+        self.numbers = count()
         self.images = Path((resources or {}).get("metadata", {}).get("path") or ".")
         with TemporaryDirectory() as folder:
             self.document = Path(folder)
+            (self.document / "style.typ").write_bytes((HERE / "typst" / "style.typ").read_bytes())
+            self.typst = self.compiler(include_system_fonts=False)
             source, resources = super().from_notebook_node(nb, resources, **kwargs)
-            for name, content in resources.pop("outputs").items():
-                (self.document / name).write_bytes(content)
-            style = (HERE / "typst" / "style.typ").read_text("utf-8")
-            (self.document / "style.typ").write_text(style, "utf-8")
-            (self.document / "notebook.typ").write_text(source, "utf-8")
-            pages = typst.compile(self.document / "notebook.typ", root=self.document,
-                                  ignore_system_fonts=True)
-        return pages, resources
+            return self.pages(source.encode("utf-8", "replace")), resources
+
+    def compiler(self, include_system_fonts):
+        fonts = typst.Fonts(include_system_fonts=include_system_fonts, font_paths=FONTS)
+        return typst.Compiler(root=self.document, font_paths=fonts)
+
+    def pages(self, source):
+        """The PDF. Characters that no bundled font has are set in the system's, or as code points."""
+        compiler, inputs, missing = self.typst, {}, []
+        if missing_characters(compiler, source, inputs):
+            compiler = self.compiler(include_system_fonts=True)
+        while new := missing_characters(compiler, source, inputs):
+            missing += new
+            inputs = {"missing": "[" + "".join(rf"\u{{{ord(c):x}}}" for c in missing) + "]"}
+        if missing:
+            self.place = ""
+            self.warn("no font has " + " ".join(f"U+{ord(c):04X}" for c in missing))
+        return compiler.compile(source, sys_inputs=inputs)
+
+    def begin_cell(self, number):
+        self.place = f"cell {number}: "
+        return ""
+
+    def warn(self, message):
+        """A line for the terminal, and a note for the page."""
+        message = " ".join(message.split())[:300]
+        self.warnings.append(self.place + message)
+        return f"#note({typst_string(message)})\n\n"
+
+    def attempt(self, convert, *arguments):
+        """The Typst source that `convert` makes, set once to see that it can be, or None."""
+        try:
+            source = convert(*arguments)
+            self.typst.compile(ALONE + source.encode("utf-8", "replace"))
+            return source
+        except Exception as error:  # whatever it is: hours of training must end in a PDF
+            self.failure = str(error)
+
+    def markdown_cell(self, cell):
+        text = cell.source
+        for name, content in cell.get("attachments", {}).items():
+            mimetype, data = next(iter(content.items()))
+            text = text.replace(f"attachment:{name}", f"data:{mimetype};base64,{data}")
+        source = self.attempt(self.pandoc, text)
+        return self.as_code(cell.source) if source is None else source
+
+    def as_code(self, text):
+        """A Markdown text that could not be set, as its source."""
+        return self.warn(f"set as its source: {self.failure}") + plain(text)
+
+    def output(self, output):
+        """An output in Typst, by the first of its representations that can be set."""
+        if output.output_type == "stream":
+            return plain(backspaces(output.text), output.name)
+        if output.output_type == "error":
+            return plain("\n".join(output.traceback), "stderr")
+        data, notes = output.data, ""
+        for mimetype in (kind for kind in PREFERENCE if kind in data):
+            if mimetype == "text/html" and "<table" not in data[mimetype] and "text/plain" in data:
+                continue
+            source = self.attempt(self.representation, mimetype, data[mimetype],
+                                  output.metadata.get(mimetype, {}).get("width"))
+            if source:
+                return notes + source
+            if source is None and mimetype in ("text/markdown", "text/latex"):
+                return self.as_code(data[mimetype])
+            if source is None:
+                notes += self.warn(f"{mimetype} not set: {self.failure}")
+        return notes or self.warn(f"output not set: {', '.join(data) or 'empty'}")
+
+    def representation(self, mimetype, content, width):
+        """One representation of an output in Typst; "" when there is nothing to see."""
+        if mimetype == "text/plain":
+            return plain(content)
+        if mimetype == "text/html":
+            # Pandoc would fetch the page of a frame; as an image it is left out with a note.
+            content = re.sub(r"<(iframe|video|audio)\b", r'<img class="\1"', content)
+            return self.pandoc(content, "html").strip()
+        if not mimetype.startswith("image/"):
+            return self.pandoc(content)
+        name = f"output-{next(self.numbers)}.{re.split('[/+]', mimetype)[1]}"
+        svg = mimetype == "image/svg+xml"
+        (self.document / name).write_bytes(content.encode() if svg else base64.b64decode(content))
+        size = f", width: {width * 0.75}pt" if isinstance(width, (int, float)) else ""
+        return f"#image-output({typst_string(name)}{size})"
+
+    def pandoc(self, text, kind=MARKDOWN):
+        """The Typst source of a text; its images are copied beside the document."""
+        done = subprocess.run(
+            [pypandoc.get_pandoc_path(), "--from", kind, "--to", "typst", "--columns=1000",
+             f"--lua-filter={HERE / 'typst' / 'markdown.lua'}", f"--resource-path={self.images}",
+             f"--extract-media={self.document}"],
+            input=text.encode("utf-8", "replace"), capture_output=True)
+        messages = done.stderr.decode("utf-8", "replace")
+        if done.returncode:
+            raise RuntimeError(messages)
+        for message in re.findall("^NOTE (.*)", messages, re.MULTILINE):
+            self.warn(message)
+        return done.stdout.decode("utf-8").replace(f"{self.document}/", "")
+
+
+def missing_characters(compiler, source, inputs):
+    """Those that no font of the compiler has: what PDF/A forbids and Typst would set as empty boxes."""
+    try:
+        compiler.compile(source, sys_inputs=inputs, pdf_standards=["a-2b"])
+    except typst.TypstError as error:
+        found = "".join(re.findall(r'the text `"(.+?)"` could not be displayed', error.diagnostic))
+        return sorted(set(re.sub(r"\\u\{(\w+)\}", lambda code: chr(int(code[1], 16)), found)))
+    return []
 
 
 def title(nb):
@@ -117,20 +216,9 @@ def typst_string(text):
     return f'"{text.translate(TYPST_ESCAPES)}"'
 
 
-def wrap_lines(text, columns):
-    """Breaks lines longer than `columns`, at a space where there is one near the end."""
-    return "\n".join(_wrapped(line, columns) for line in text.split("\n"))
-
-
-def _wrapped(line, columns):
-    pieces = []
-    margin = " " * min(len(line) - len(line.lstrip()) + 2, columns // 2) + "↪ "
-    while len(line) > columns:
-        space = line.rfind(" ", columns // 2 + len(margin), columns)
-        end = space + 1 if space >= 0 else columns
-        pieces.append(line[:end])
-        line = margin + line[end:]
-    return "\n".join([*pieces, line])
+def plain(text, kind="result"):
+    """A text in Typst as a terminal shows it."""
+    return f"#plain-output({typst_string(strip_ansi(text).rstrip())}, kind: {typst_string(kind)})"
 
 
 def backspaces(text):
@@ -138,11 +226,6 @@ def backspaces(text):
     while "\b" in text:
         text = re.sub(r"[^\n\x08]\x08|^\x08+", "", text, flags=re.MULTILINE)
     return text
-
-
-def html2typst(source):
-    """The Typst source of an HTML table."""
-    return pypandoc.convert_text(source, "typst", format="html")
 
 
 def main():
@@ -153,11 +236,15 @@ def main():
                         help="where to write the pages, for example build/coursework2.pdf")
     arguments = parser.parse_args()
     try:
-        pages, _ = TypstExporter().from_filename(str(arguments.notebook))
-    except (OSError, RuntimeError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        sys.exit(f"{arguments.notebook}: {' '.join(str(error).split())}")
+        nb = nbformat.read(arguments.notebook, as_version=4)
+    except Exception as error:  # nbformat's are of many kinds
+        sys.exit(f"{arguments.notebook} cannot be read as a notebook: {' '.join(str(error).split())[:200]}")
+    exporter = TypstExporter()
+    pages, _ = exporter.from_notebook_node(nb, {"metadata": {"path": arguments.notebook.parent}})
     arguments.pdf.parent.mkdir(parents=True, exist_ok=True)
     arguments.pdf.write_bytes(pages)
+    for message in exporter.warnings:
+        print(f"{arguments.notebook}: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,26 @@
--- What Jupyter shows and pandoc's Markdown reader leaves aside: bare LaTeX environments and HTML.
--- And a warning, which --fail-if-warnings heeds, at math that pandoc drops without a word.
+-- What Jupyter shows and pandoc leaves aside: bare LaTeX environments, HTML within Markdown, numbers
+-- to the right in tables. What cannot be set is left as a note or as its source, with a warning.
 
 local unsupported = {"tag", "color", "textcolor", "label", "&"}
 
-local function backslashed(text, name)
-  return text:gsub("\\\\", "  "):find("\\" .. name .. (name == "&" and "" or "%f[%A]"))
+-- The note's text stands in the PDF; with the detail, it goes to the terminal, too.
+local function note(text, detail)
+  io.stderr:write("NOTE ", text, detail and ": " .. detail:gsub("%s+", " ") or "", "\n")
+  return pandoc.RawInline("typst", '#note("' .. text:gsub('[\\"]', "\\%0") .. '")')
+end
+
+-- Whether pandoc sets all of a formula; of some commands it drops the content without a word.
+local function can_be_set(math)
+  for _, name in ipairs(unsupported) do
+    local command = "\\" .. name .. (name == "&" and "" or "%f[%A]")
+    if math.text:gsub("\\\\", "  "):find(command) then return false end
+  end
+  return pandoc.write(pandoc.Pandoc({pandoc.Para({math})}), "typst"):sub(1, 1) == "$"
 end
 
 function Math(math)
-  for _, name in ipairs(unsupported) do
-    if backslashed(math.text, name) then
-      pandoc.log.warn("\\" .. name .. " is lost in the PDF, write the math without: " .. math.text)
-    end
+  if not can_be_set(math) then
+    return {pandoc.Code(math.text), pandoc.Space(), note("formula not set", math.text)}
   end
   -- These two spaces come out as nothing and as a whole em.
   math.text = math.text:gsub("(\\+)([;!])", function(slashes, space)
@@ -35,11 +44,16 @@ end
 
 function RawBlock(raw)
   if raw.format == "html" then return from_html(raw) end
-  return pandoc.Para({Math(pandoc.Math("DisplayMath", raw.text))})
+  return pandoc.Para(Math(pandoc.Math("DisplayMath", raw.text)))
 end
 
--- A browser obeys the style, pandoc only the attribute.
 function Image(image)
+  local remote = image.src:match("^%a[%w+.-]*://")
+  if remote or not pcall(pandoc.mediabag.fetch, image.src) then
+    local url = pandoc.text.sub(image.src, 1, 200)
+    return note((image.classes[1] or "image") .. " not available: " .. url)
+  end
+  -- A browser obeys the style, pandoc only the attribute.
   image.attributes.width = image.attributes.width
     or (image.attributes.style or ""):match("width:%s*([%d.]+%a+)")
   return image
@@ -50,6 +64,37 @@ function Link(link)
   if link.target:sub(1, 1) == "#" then return link.content end
 end
 
+-- The elements are not named, and an empty one is not a sign of content.
+local function content(element)
+  return element.content
+end
+
+local function is_number(text)
+  return text == "" or text == "NaN" or text == "..." or text:match("^[-+−]?[%d.,]+[%d.,eE%%±+− -]*$")
+end
+
+-- Columns of numbers are set to the right. Names may break after "_", and where the longest words of
+-- all columns take more than a line, every word may break anywhere.
+function Table(tbl)
+  local total = 0
+  local rows = pandoc.List(tbl.head.rows):clone()
+  for _, body in ipairs(tbl.bodies) do rows:extend(body.body) end
+  for column, spec in ipairs(tbl.colspecs) do
+    local numbers, longest = spec[1] == "AlignDefault", 0
+    for i, row in ipairs(rows) do
+      local text = row.cells[column] and pandoc.utils.stringify(row.cells[column].contents) or ""
+      numbers = numbers and (i <= #tbl.head.rows or is_number(text))
+      for word in text:gsub("_", " "):gmatch("%S+") do
+        longest = math.max(longest, utf8.len(word))
+      end
+    end
+    total = total + longest + 2
+    if numbers then tbl.colspecs[column] = {"AlignRight", spec[2]} end
+  end
+  local breaks_after = total > 120 and utf8.charpattern or "_"
+  return tbl:walk({Str = function(str) return pandoc.Str(str.text:gsub(breaks_after, "%0\u{200b}")) end})
+end
+
 local function centred(block)
   if #block.content == 1 and block.content[1].t == "Image" then
     return {pandoc.RawBlock("typst", "#align(center)["), block, pandoc.RawBlock("typst", "]")}
@@ -58,7 +103,7 @@ end
 
 -- Images that HTML brought are there only after the first pass.
 return {
-  {Math = Math, RawInline = RawInline, RawBlock = RawBlock, Link = Link},
-  {Image = Image},
+  {Math = Math, RawInline = RawInline, RawBlock = RawBlock, Link = Link, Div = content, Span = content},
+  {Image = Image, Table = Table},
   {Para = centred, Plain = centred},
 }
