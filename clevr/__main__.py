@@ -10,51 +10,40 @@ from .layout import SPLITS, DataError
 from .prepare import SIZES, prepare
 from .workers import default_workers
 
-EXAMPLES = {
+# What --help says after the options.
+EPILOGS = {
     "": """\
-Everything in one command, or step by step:
-  python -m clevr prepare data
+examples:
+  python -m clevr prepare data                all in one: makes a small set, or checks what is there
 
   python -m clevr generate build/clevr --train 2000 --val 500 --seed 1
   python -m clevr convert build/clevr data
   python -m clevr check data
 
-For the official images, unpack CLEVR_v1.0.zip, then
-  python -m clevr convert CLEVR_v1.0 data
+  python -m clevr convert CLEVR_v1.0 data     the official images: unpack CLEVR_v1.0.zip first
 
 "python -m clevr COMMAND --help" explains a command.""",
     "prepare": """\
-examples:
-  python -m clevr prepare data
-  python -m clevr prepare data --size coursework
+example: python -m clevr prepare data --size coursework
 
-If DATA holds no TFRecords, makes ours: generate, convert, check. Ours that are
-incomplete or damaged are completed. Data that you brought are checked, never
-changed. The images stay in build/clevr-SIZE.""",
+If DATA holds no TFRecords, makes ours (generate, convert, check). If ours are incomplete or damaged,
+completes them. Data that you brought are only checked. The images stay in build/clevr-SIZE.""",
     "generate": """\
-examples:
-  python -m clevr generate build/clevr --train 2000 --val 500 --seed 1
-  python -m clevr generate build/big --train 14950 --val 3750 --seed 1 --workers 8
+example: python -m clevr generate build/clevr --train 14950 --val 3750 --seed 1 --workers 8
 
-The same seed makes the same set, whatever the number of workers. An interrupted
-run resumes when the same command is given again. A folder that holds anything
-else is left alone.""",
+The same seed makes the same set, whatever the number of workers. An interrupted run resumes when the
+same command is given again. A folder that holds anything else is left alone.""",
     "convert": """\
-examples:
-  python -m clevr convert build/clevr data
-  python -m clevr convert ~/Downloads/CLEVR_v1.0 data --limit 3750
+example: python -m clevr convert ~/Downloads/CLEVR_v1.0 data --limit 3750
 
-SRC has images/{train,val}/*.png and questions/CLEVR_{train,val}_questions.json.
-Each image takes 0.6 MB: all of CLEVR v1.0 needs 51 GB. An interrupted run
-resumes when the same command is given again. Files that this command did not
-write are left alone.""",
+SRC has images/{train,val}/*.png and questions/CLEVR_{train,val}_questions.json. Each image takes
+0.6 MB: all of CLEVR v1.0 needs 51 GB. An interrupted run resumes when the same command is given
+again. Files that this command did not write are left alone.""",
     "check": """\
-example:
-  python -m clevr check data
+example: python -m clevr check data
 
-Counts what is in DATA/train and DATA/val: files with "tfrecord" in their names,
-uncompressed. Ends at the first error with exit status 1, and names the file, the
-record (counted from 1) and the remedy.""",
+Counts what is in DATA/train and DATA/val: uncompressed files with "tfrecord" in their names. Ends at
+the first error with exit status 1, and names the file, the record (counted from 1) and the remedy.""",
 }
 
 
@@ -67,60 +56,55 @@ def main():
     try:
         COMMANDS[args.pop("command")](**args)
     except (DataError, OSError) as error:
-        return fail(error)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenProcessPool:
-        return fail("a worker process was killed (out of memory?): give the same command again, "
-                    "or generate with fewer --workers")
+        print("error: a worker process was killed (out of memory?): give the same command again, "
+              "or generate with fewer --workers", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: the same command resumes from here", file=sys.stderr)
         return 130
     return 0
 
 
-def fail(error):
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-
-
 def parser():
+    raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
         "python -m clevr", description="Makes CLEVR-like data, and TFRecords from CLEVR or from it.",
-        epilog=EXAMPLES[""], formatter_class=argparse.RawDescriptionHelpFormatter)
+        epilog=EPILOGS[""], formatter_class=raw)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, description):
-        return commands.add_parser(name, help=description, description=description,
-                                   epilog=EXAMPLES[name],
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    def add_command(name, description):
+        return commands.add_parser(name, help=description, description=description, epilog=EPILOGS[name],
+                                   formatter_class=raw)
 
-    def add_workers(to, what):
-        to.add_argument("--workers", type=positive, default=default_workers(), metavar="K",
-                        help=f"{what} at work (%(default)s: what CPUs and memory allow)")
+    def add_workers(command, what):
+        command.add_argument("--workers", type=positive, default=default_workers(), metavar="K",
+                             help=f"{what} at work (%(default)s: what CPUs and memory allow)")
 
-    prepared = command("prepare", "makes, completes or only checks a data folder, whichever it needs")
-    prepared.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords, or empty")
-    prepared.add_argument("--size", choices=SIZES, help="of our own data: " + ", ".join(
+    command = add_command("prepare", "makes, completes or only checks a data folder, as it needs")
+    command.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords, or empty")
+    command.add_argument("--size", choices=SIZES, help="of our own data: " + ", ".join(
         f"{size} ({images['train']:,} + {images['val']:,} images)" for size, images in SIZES.items()))
-    prepared.add_argument("--state", type=Path, metavar="FILE",
-                          help="notes which files were found whole; they are not read again")
+    command.add_argument("--state", type=Path, metavar="FILE",
+                         help="notes which files were found whole; they are not read again")
 
-    generated = command("generate", "makes scenes, images and questions in the layout of CLEVR v1.0")
-    generated.add_argument("out", metavar="OUT", help="folder to make")
-    generated.add_argument("--train", type=positive, required=True, metavar="N", help="training images")
-    generated.add_argument("--val", type=positive, required=True, metavar="M", help="validation images")
-    generated.add_argument("--seed", type=natural, required=True, metavar="S",
-                           help="0, 1, ...: which set is made")
-    add_workers(generated, "processes")
+    command = add_command("generate", "makes scenes, images and questions in the layout of CLEVR v1.0")
+    command.add_argument("out", metavar="OUT", help="folder to make")
+    command.add_argument("--train", type=positive, required=True, metavar="N", help="training images")
+    command.add_argument("--val", type=positive, required=True, metavar="M", help="validation images")
+    command.add_argument("--seed", type=natural, required=True, metavar="S", help="0, 1, ...: which set")
+    add_workers(command, "processes")
 
-    converted = command("convert", "writes the coursework's TFRecords from the layout of CLEVR v1.0")
-    converted.add_argument("src", metavar="SRC", help="folder in the layout of CLEVR v1.0")
-    converted.add_argument("out", metavar="OUT", help="folder for train/ and val/ *.tfrecords")
-    converted.add_argument("--limit", type=positive, metavar="N",
-                           help="only the first N images of each split")
-    add_workers(converted, "threads")
+    command = add_command("convert", "writes the coursework's TFRecords from the layout of CLEVR v1.0")
+    command.add_argument("src", metavar="SRC", help="folder in the layout of CLEVR v1.0")
+    command.add_argument("out", metavar="OUT", help="folder for train/ and val/ *.tfrecords")
+    command.add_argument("--limit", type=positive, metavar="N", help="only the first N images of each split")
+    add_workers(command, "threads")
 
-    checked = command("check", "reads all TFRecords, counts what they hold, and names the first error")
-    checked.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords")
+    command = add_command("check", "reads all TFRecords, counts what they hold, and names the first error")
+    command.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords")
     return top
 
 

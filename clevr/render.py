@@ -1,21 +1,21 @@
-"""Draws a scene as CLEVR does (Johnson et al., CVPR 2017, appendix): an analytic ray tracer.
-Light is linear, 1 is white; numbers without a name were fitted to pictures by Blender's Cycles."""
+"""Renders a scene as CLEVR does (Johnson et al., CVPR 2017, appendix): an analytic ray tracer.
+Light is linear, 1 is white; numbers without a name were fitted to images by Blender's Cycles."""
 
 import numpy as np
 from numba import njit
 
-WIDTH, HEIGHT = 480, 320                            # CLEVR's picture, pixels
+WIDTH, HEIGHT = 480, 320                            # of CLEVR's images, pixels
 LENS_X, LENS_Y = 16 / 35, 16 / 35 / 1.5             # half the film over the focal length
 SIZES = {"large": 0.7, "small": 0.35}               # half edge, radius, half height
 COLORS = {"gray": (87, 87, 87), "red": (173, 35, 35), "blue": (42, 75, 215),
           "green": (29, 105, 20), "brown": (129, 74, 25), "purple": (129, 38, 192),
           "cyan": (41, 208, 208), "yellow": (255, 238, 51)}
 SHAPES = {"cube": 0.18, "sphere": 1.0, "cylinder": 0.08}    # radius of the edges over the size
-SOLID = np.dtype([("place", "f8", 3), ("color", "f8", 3), ("cube", "?"), ("metal", "?")]
+SOLID = np.dtype([("position", "f8", 3), ("color", "f8", 3), ("cube", "?"), ("metal", "?")]
                  + [(name, "f8") for name in ("size", "edge", "bound", "cos", "sin")])
 LAMPS = ((0.25, 78.5, (1, 0.932, 0.817)),           # key, back, fill: half side, watts, colour
          (0.5, 39.3, (1, 1, 1)), (0.25, 23.6, (0.762, 0.818, 1)))
-LAMP = np.dtype([(name, "f8", 3) for name in ("place", "right", "up", "forward", "power")])
+LAMP = np.dtype([(name, "f8", 3) for name in ("position", "right", "up", "forward", "power")])
 SUN = (0.067, -0.031, 0.143)                        # its direction, soft, times its light
 BACK = (-0.917, 0.396, 0.0)                         # where, far away, the ground curves up
 NOTHING = (0.0, 0.0, 0.0)
@@ -31,7 +31,7 @@ def camera_axes(camera):
 
 
 def render(objects, rig, width=WIDTH, height=HEIGHT):
-    """The picture of a scene, uint8 (height, width, 3), sRGB: the same bytes for the same scene."""
+    """The image of a scene, uint8 (height, width, 3), sRGB: the same bytes for the same scene."""
     light = trace(solids_of(objects), lamps_of(rig), view_of(rig.camera), width, height)
     srgb = np.where(light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.rint(255 * srgb).astype(np.uint8)
@@ -46,9 +46,9 @@ def view_of(camera):
 def lamps_of(rig):
     """The three lamps, squares that look at the origin, as an array of LAMP, power over pi."""
     lamps = []
-    for place, (half, watts, color) in zip((rig.key, rig.back, rig.fill), LAMPS):
-        right, up, forward = camera_axes(place)
-        lamps.append((place, right * half, up * half, forward, np.multiply(color, watts / np.pi)))
+    for position, (half, watts, color) in zip((rig.key, rig.back, rig.fill), LAMPS, strict=True):
+        right, up, forward = camera_axes(position)
+        lamps.append((position, right * half, up * half, forward, np.multiply(color, watts / np.pi)))
     return np.array(lamps, LAMP)
 
 
@@ -82,7 +82,7 @@ def unit(a):
 @jit
 def distance(solid, p):
     """How far a point outside is from the solid's surface, and the normal there."""
-    x, y, z = along(p, solid.place, -1.0)
+    x, y, z = along(p, solid.position, -1.0)
     flat = solid.size - solid.edge
     if solid.cube:
         a, b = solid.cos * x + solid.sin * y, solid.cos * y - solid.sin * x
@@ -99,7 +99,7 @@ def distance(solid, p):
 @jit
 def hit(solid, origin, ray):
     """How far a ray (unit direction) goes before it meets the solid; infinity if it does not."""
-    to = along(solid.place, origin, -1.0)
+    to = along(solid.position, origin, -1.0)
     middle = dot(to, ray)
     inside = solid.bound * solid.bound - dot(to, to) + middle * middle
     if inside <= 0.0 or middle + np.sqrt(inside) <= 0.0:
@@ -129,12 +129,12 @@ def nearest(solids, origin, ray, own):
 
 @jit
 def ray_of(view, x, y, width, height):
-    """The direction in which the camera sees point x, y of the picture, pixels."""
+    """The direction in which the camera sees point x, y of the image, pixels."""
     return unit(along(along(view[3], view[1], 2 * x / width - 1), view[2], 1 - 2 * y / height))
 
 
 @jit
-def first_seen(solids, view, width, height):
+def visible_solids(solids, view, width, height):
     """The solid that each pixel's middle shows, -1 for the ground: int64 (height, width)."""
     ids = np.empty((height, width), np.int64)
     for row, column in np.ndindex(height, width):
@@ -144,12 +144,12 @@ def first_seen(solids, view, width, height):
 
 
 @jit
-def seen_share(solids, lamp, own, p, dither):
-    """The share of a lamp that is seen from p on solid `own`, which, convex, is not in the way."""
-    reach, between, blocked = along(lamp.place, p, -1.0), 0, 0
+def visible_fraction(solids, lamp, own, p, dither):
+    """The fraction of a lamp that is visible from p on solid `own`, which, convex, is not in the way."""
+    reach, between, blocked = along(lamp.position, p, -1.0), 0, 0
     spread, once = np.sqrt(2 * dot(lamp.up, lamp.up)), 1 / dot(reach, reach)
     for j in range(len(solids)):
-        to = along(solids[j].place, p, -1.0)
+        to = along(solids[j].position, p, -1.0)
         t = dot(to, reach) * once
         if j != own and t > 0.0 and (dot(to, to) - t * dot(to, reach)
                                      < (solids[j].bound + t * spread) ** 2):
@@ -169,13 +169,13 @@ def seen_share(solids, lamp, own, p, dither):
 
 @jit
 def gloss(normal, ray, to, edge):
-    """The share of a lamp's light that metal sends back (GGX, Walter et al., EGSR 2007)."""
-    half, share = unit(along(to, ray, -1.0)), 0.0
+    """The fraction of a lamp's light that metal reflects (GGX, Walter et al., EGSR 2007)."""
+    half, fraction = unit(along(to, ray, -1.0)), 0.0
     for alpha in (0.2, 0.02 + 0.004 / edge):    # sharp, but not finer than a pixel
         spread, k = dot(normal, half) ** 2 * (alpha * alpha - 1) + 1, alpha / 2
         shadow = (dot(normal, to) * (1 - k) + k) * (max(-dot(normal, ray), 0.0) * (1 - k) + k)
-        share += alpha * alpha / (8 * np.pi * spread * spread * shadow)
-    return share
+        fraction += alpha * alpha / (8 * np.pi * spread * spread * shadow)
+    return fraction
 
 
 @jit
@@ -184,58 +184,58 @@ def soft_light(solids, own, p, normal):
     free, bled = max(dot(normal, SUN), 0.0), NOTHING
     free += 0.0024 * min(max(dot(p, BACK), 0.0), 18.0)
     for j in range(len(solids)):
-        to = along(solids[j].place, p, -1.0)
+        to = along(solids[j].position, p, -1.0)
         cosine, far = dot(normal, to), np.sqrt(dot(to, to))
         if j != own and cosine > 0.0 and far < 5 * solids[j].size:
-            share = min(1.1 * cosine * solids[j].size ** 2 / far ** 3, 1.0)
-            free *= 1 - 0.7 * share
-            bled = along(bled, solids[j].color, 0.4 * share * (1 - share))
+            fraction = min(1.1 * cosine * solids[j].size ** 2 / far ** 3, 1.0)
+            free *= 1 - 0.7 * fraction
+            bled = along(bled, solids[j].color, 0.4 * fraction * (1 - fraction))
     return bled[0] + free, bled[1] + free, bled[2] + free
 
 
 @jit
-def shade(solids, lamps, own, p, ray, dither, image):
-    """The light that solid `own` (-1: the ground) at p sends back, if it is metal of an `image`."""
+def shade(solids, lamps, own, p, ray, dither, mirrored):
+    """The light that solid `own` (-1: the ground) reflects at p, the `mirrored` light if it is metal."""
     normal, color, metal, rim = (0.0, 0.0, 1.0), (0.8, 0.8, 0.8), False, 0.0
     if own >= 0:
         normal, color = distance(solids[own], p)[1], along(NOTHING, solids[own].color, 1.0)
         metal, rim = solids[own].metal, 0.07 * (1 + dot(normal, ray)) ** 5
-    light = image if metal else soft_light(solids, own, p, normal)
+    light = mirrored if metal else soft_light(solids, own, p, normal)
     for k in range(len(lamps)):
-        reach = along(lamps[k].place, p, -1.0)
+        reach = along(lamps[k].position, p, -1.0)
         to = unit(reach)
-        share = 0.0 if metal else 0.15 * max(to[2], 0.0) * (1 - normal[2])      # from the ground
+        fraction = 0.0 if metal else 0.15 * max(to[2], 0.0) * (1 - normal[2])      # from the ground
         if dot(normal, to) > 0.0:
             back = gloss(normal, ray, to, solids[own].edge) if metal else 0.3
-            share += dot(normal, to) * back * seen_share(solids, lamps[k], own, p, dither)
-        share *= max(-dot(to, lamps[k].forward), 0.0) / dot(reach, reach)
-        light = along(light, lamps[k].power, share)
+            fraction += dot(normal, to) * back * visible_fraction(solids, lamps[k], own, p, dither)
+        fraction *= max(-dot(to, lamps[k].forward), 0.0) / dot(reach, reach)
+        light = along(light, lamps[k].power, fraction)
     return color[0] * light[0] + rim, color[1] * light[1] + rim, color[2] * light[2] + rim
 
 
 @jit
-def look(solids, lamps, eye, ray, dither):
+def radiance(solids, lamps, eye, ray, dither):
     """The light that comes along a ray to the camera."""
     own, t = nearest(solids, eye, ray, -1)
-    p, image = along(eye, ray, t), NOTHING
+    p, mirrored = along(eye, ray, t), NOTHING
     if own >= 0 and solids[own].metal:
         normal = distance(solids[own], p)[1]
         mirror = along(ray, normal, -2 * dot(ray, normal))
         first, t = nearest(solids, p, mirror, own)
         # Where no solid is, and for the blur: the ground, or where it curves up.
-        grey = max(0.2 * min(max(0.37 - mirror[2] / 0.6, 0.0), 1.0),
+        gray = max(0.2 * min(max(0.37 - mirror[2] / 0.6, 0.0), 1.0),
                    0.01 + 0.085 * min(max((dot(mirror, BACK) - 0.45) / 0.3, 0.0), 1.0))
-        sharp = blur = (grey, grey, grey)
+        sharp = blur = (gray, gray, gray)
         if t < np.inf:
             sharp = shade(solids, lamps, first, along(p, mirror, t), mirror, dither, blur)
-        image = along(along(NOTHING, blur, 0.3), sharp, 0.6)
-    return shade(solids, lamps, own, p, ray, dither, image)
+        mirrored = along(along(NOTHING, blur, 0.3), sharp, 0.6)
+    return shade(solids, lamps, own, p, ray, dither, mirrored)
 
 
 @jit
 def trace(solids, lamps, view, width, height):
     """The light of every pixel, 0 to 1, float32 (height, width, 3); dither after Jimenez, 2014."""
-    ids, light = first_seen(solids, view, width, height), np.zeros((height, width, 3), np.float32)
+    ids, light = visible_solids(solids, view, width, height), np.zeros((height, width, 3), np.float32)
     for row, column in np.ndindex(height, width):
         same = (ids[max(row - 1, 0), column] == ids[row, column] == ids[row, max(column - 1, 0)]
                 == ids[min(row + 1, height - 1), column] == ids[row, min(column + 1, width - 1)])
@@ -243,7 +243,7 @@ def trace(solids, lamps, view, width, height):
         dither = 52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0) % 1.0
         for s in range(rays * rays):
             x, y = column + (s % rays + 0.5) / rays, row + (s // rays + 0.5) / rays
-            color = look(solids, lamps, view[0], ray_of(view, x, y, width, height), dither)
+            color = radiance(solids, lamps, view[0], ray_of(view, x, y, width, height), dither)
             for c in range(3):
                 light[row, column, c] += min(color[c], 1.0) / (rays * rays)
     return light

@@ -1,22 +1,22 @@
-"""Draws scene graphs by CLEVR's rules (Johnson et al., CVPR 2017, section 3 and appendix): which
+"""Samples scene graphs by CLEVR's rules (Johnson et al., CVPR 2017, section 3 and appendix): which
 objects, where they stand, what is left of what, and the jittered camera and lights."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from .render import (COLORS, HEIGHT, LENS_X, LENS_Y, SHAPES, SIZES, WIDTH, camera_axes, first_seen,
-                     solids_of, view_of)
+from . import render
+from .render import COLORS, HEIGHT, LENS_X, LENS_Y, SHAPES, SIZES, WIDTH, camera_axes
 
 MATERIALS = ("rubber", "metal")
 MIN_OBJECTS, MAX_OBJECTS = 3, 10
 HALF_SIDE = 3.0                 # objects stand in a square of twice this side
 MIN_GAP = 0.25                  # between surfaces, by radius
 MIN_MARGIN = 0.4                # between centres, along each view direction
-MIN_PIXELS = 200                # that every object shows at 480x320
-PLACE_TRIES = 50                # for one object, before the scene is begun anew
+MIN_PIXELS = 200                # visible of every object at 480x320
+PLACE_TRIES = 50                # for one object, before the scene is started over
 
-# Where things are in CLEVR's scene, and by how much each coordinate may differ from that.
+# Positions in CLEVR's scene, and the jitter of each coordinate.
 RIG = {"camera": ((7.481, -6.508, 5.344), 0.5), "key": ((6.447, -2.905, 4.258), 1.0),
        "back": ((-1.169, 2.646, 5.816), 1.0), "fill": ((-4.671, -4.014, 3.011), 1.0)}
 
@@ -41,8 +41,8 @@ class Scene(NamedTuple):
 
 
 def sample_scene(rng):
-    """A scene that keeps all of CLEVR's rules, drawn with the NumPy generator `rng`."""
-    rig = Rig(*(np.array(place) + rng.uniform(-jitter, jitter, 3) for place, jitter in RIG.values()))
+    """A scene that keeps all of CLEVR's rules, sampled with the NumPy generator `rng`."""
+    rig = Rig(*(np.array(position) + rng.uniform(-jitter, jitter, 3) for position, jitter in RIG.values()))
     directions = view_directions(rig.camera)
     count = rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1)
     objects = None
@@ -55,7 +55,7 @@ def sample_scene(rng):
 
 
 def view_directions(camera):
-    """The six directions of a scene file; left, right, front and behind lie in the ground."""
+    """The six directions of a scene file; left, right, front and behind lie in the ground plane."""
     right, up, forward = camera_axes(camera)
     behind = forward * (1, 1, 0) / np.hypot(forward[0], forward[1])
     vectors = {"right": right, "left": -right, "behind": behind, "front": -behind,
@@ -66,13 +66,13 @@ def view_directions(camera):
 def place_objects(rng, count, directions):
     """`count` objects that keep their distance, or None if there was no room for one of them."""
     ground = np.array([directions["right"][:2], directions["behind"][:2]])
-    sizes, spots, objects = np.empty(count), np.empty((count, 2)), []
+    sizes, positions, objects = np.empty(count), np.empty((count, 2)), []
     for i in range(count):
         size = rng.choice(list(SIZES))
         sizes[i] = SIZES[size]
         for _ in range(PLACE_TRIES):
-            spots[i] = rng.uniform(-HALF_SIDE, HALF_SIDE, 2)
-            offsets = spots[:i] - spots[i]
+            positions[i] = rng.uniform(-HALF_SIDE, HALF_SIDE, 2)
+            offsets = positions[:i] - positions[i]
             if (np.all(np.hypot(*offsets.T) - sizes[:i] - sizes[i] >= MIN_GAP)
                     and np.all(np.abs(offsets @ ground.T) >= MIN_MARGIN)):
                 break
@@ -80,30 +80,30 @@ def place_objects(rng, count, directions):
             return None
         objects.append({"shape": str(rng.choice(list(SHAPES))), "size": str(size),
                         "material": str(rng.choice(MATERIALS)), "color": str(rng.choice(list(COLORS))),
-                        "3d_coords": [*spots[i].tolist(), SIZES[size]],
+                        "3d_coords": [*positions[i].tolist(), SIZES[size]],
                         "rotation": rng.uniform(0, 360)})
     return objects
 
 
 def visible_pixels(objects, rig):
-    """How many pixels each object shows at 480x320, the others before it left out: (n,) int64."""
-    ids = first_seen(solids_of(objects), view_of(rig.camera), WIDTH, HEIGHT)
+    """How many pixels of each object are visible at 480x320, occlusion included: (n,) int64."""
+    ids = render.visible_solids(render.solids_of(objects), render.view_of(rig.camera), WIDTH, HEIGHT)
     return np.bincount(ids[ids >= 0], minlength=len(objects))
 
 
 def project(point, camera):
-    """Where a point (3,) falls in the picture: x, y in pixels from the top left corner, and its
+    """Where a point (3,) appears in the image: x, y in pixels from the top left corner, and its
     depth along the line of sight."""
     right, up, forward = camera_axes(camera)
-    seen = np.asarray(point) - camera
-    depth = seen @ forward
-    return (WIDTH / 2 * (1 + seen @ right / depth / LENS_X),
-            HEIGHT / 2 * (1 - seen @ up / depth / LENS_Y), depth)
+    offset = np.asarray(point) - camera
+    depth = offset @ forward
+    return (WIDTH / 2 * (1 + offset @ right / depth / LENS_X),
+            HEIGHT / 2 * (1 - offset @ up / depth / LENS_Y), depth)
 
 
 def relate(objects, directions):
     """For each ground direction and each object, the indices of the objects that lie that way."""
-    places = np.array([thing["3d_coords"] for thing in objects])
-    ahead = {name: places @ directions[name] for name in ("left", "right", "front", "behind")}
+    positions = np.array([thing["3d_coords"] for thing in objects])
+    ahead = {name: positions @ directions[name] for name in ("left", "right", "front", "behind")}
     return {name: [np.flatnonzero(along > own).tolist() for own in along]
             for name, along in ahead.items()}

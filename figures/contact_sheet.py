@@ -1,4 +1,4 @@
-"""Draws contact_sheet.png: the first twelve pictures of a seed, at half their size."""
+"""Draws contact_sheet.png: the first twelve images of a seed, at half their size."""
 
 import sys
 from pathlib import Path
@@ -17,9 +17,9 @@ SIZE = WIDTH // 2, HEIGHT // 2
 def main():
     sheet = Image.new("RGB", (COLUMNS * SIZE[0], ROWS * SIZE[1]))
     for i in range(COLUMNS * ROWS):
-        scene = sample_scene(np.random.default_rng([SEED, 0, i]))  # as `generate` draws them
-        picture = Image.fromarray(render(scene.objects, scene.rig)).resize(SIZE, Image.Resampling.LANCZOS)
-        sheet.paste(picture, (i % COLUMNS * SIZE[0], i // COLUMNS * SIZE[1]))
+        scene = sample_scene(np.random.default_rng([SEED, 0, i]))  # as `generate` does
+        image = Image.fromarray(render(scene.objects, scene.rig)).resize(SIZE, Image.Resampling.LANCZOS)
+        sheet.paste(image, (i % COLUMNS * SIZE[0], i // COLUMNS * SIZE[1]))
     sheet.save(Path(__file__).with_name("contact_sheet.png"), optimize=True)
 
 
