@@ -15,6 +15,7 @@ import sys
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 import matplotlib
 import nbformat
@@ -22,18 +23,15 @@ import pypandoc
 import typst
 from nbconvert.exporters import TemplateExporter
 from nbconvert.filters import strip_ansi
-from traitlets import default
-from traitlets.config import Config
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from traitlets import List, Unicode
 
 HERE = Path(__file__).resolve().parent
 FONTS = [str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")]
 # Jupyter's Markdown. Pandoc's own would take "a) ..." for a list and a line of dashes for a table.
-MARKDOWN = "markdown_strict" + "".join(f"+{extension}" for extension in (
-    "tex_math_dollars", "raw_tex", "pipe_tables", "backtick_code_blocks", "fenced_code_blocks",
-    "lists_without_preceding_blankline", "space_in_atx_header", "startnum", "strikeout",
-    "intraword_underscores", "autolink_bare_uris", "shortcut_reference_links",
-    "all_symbols_escapable", "footnotes",
-))
+MARKDOWN = ("markdown_strict+tex_math_dollars+raw_tex+pipe_tables+backtick_code_blocks+fenced_code_blocks"
+            "+lists_without_preceding_blankline+space_in_atx_header+startnum+strikeout+footnotes"
+            "+intraword_underscores+autolink_bare_uris+shortcut_reference_links+all_symbols_escapable")
 PREFERENCE = ("text/markdown", "image/svg+xml", "image/png", "image/jpeg", "image/gif", "text/html",
               "text/latex", "text/plain")
 ALONE = b'#import "style.typ": *\n#show: notebook.with("")\n'
@@ -49,28 +47,11 @@ class TypstExporter(TemplateExporter):
 
     export_from_notebook = "PDF via Typst"
     output_mimetype = "application/pdf"
-
-    @default("file_extension")
-    def _file_extension_default(self):
-        return ".pdf"
-
-    @default("template_extension")
-    def _template_extension_default(self):
-        return ".typ.j2"
-
-    @default("template_name")
-    def _template_name_default(self):
-        return "typst"
-
-    @default("extra_template_basedirs")
-    def _extra_template_basedirs_default(self):
-        return [str(HERE)]
-
-    @property
-    def default_config(self):
-        config = super().default_config.copy()
-        config.merge(Config({"CoalesceStreamsPreprocessor": {"enabled": True}}))
-        return config
+    file_extension = Unicode(".pdf")
+    template_extension = Unicode(".typ.j2")
+    template_name = Unicode("typst")
+    extra_template_basedirs = List([str(HERE)])
+    preprocessors = List([CoalesceStreamsPreprocessor])
 
     def default_filters(self):
         yield from super().default_filters()
@@ -99,15 +80,18 @@ class TypstExporter(TemplateExporter):
 
     def pages(self, source):
         """The PDF. Characters that no bundled font has are set in the system's, or as code points."""
-        compiler, inputs, missing = self.typst, {}, []
+        compiler, inputs, missing = self.typst, {}, set()
         if missing_characters(compiler, source, inputs):
             compiler = self.compiler(include_system_fonts=True)
-        while new := missing_characters(compiler, source, inputs):
-            missing += new
-            inputs = {"missing": "[" + "".join(rf"\u{{{ord(c):x}}}" for c in missing) + "]"}
+        while new := missing_characters(compiler, source, inputs) - missing:
+            missing |= new
+            inputs = {"missing": "[" + "".join(rf"\u{{{ord(c):x}}}" for c in sorted(missing)) + "]"}
         if missing:
             self.place = ""
-            self.warn("no font has " + " ".join(f"U+{ord(c):04X}" for c in missing))
+            self.warn("no font has " + " ".join(f"U+{ord(c):04X}" for c in sorted(missing)))
+        return self.render(compiler, source, inputs)
+
+    def render(self, compiler, source, inputs):
         return compiler.compile(source, sys_inputs=inputs)
 
     def begin_cell(self, number):
@@ -133,7 +117,8 @@ class TypstExporter(TemplateExporter):
         text = cell.source
         for name, content in cell.get("attachments", {}).items():
             mimetype, data = next(iter(content.items()))
-            text = text.replace(f"attachment:{name}", f"data:{mimetype};base64,{data}")
+            for spelling in (name, quote(name)):
+                text = text.replace(f"attachment:{spelling}", f"data:{mimetype};base64,{data}")
         source = self.attempt(self.pandoc, text)
         return self.as_code(cell.source) if source is None else source
 
@@ -149,14 +134,17 @@ class TypstExporter(TemplateExporter):
             return plain("\n".join(output.traceback), "stderr")
         data, notes = output.data, ""
         for mimetype in (kind for kind in PREFERENCE if kind in data):
-            if mimetype == "text/html" and "<table" not in data[mimetype] and "text/plain" in data:
+            content = data[mimetype]
+            # Of HTML, tables are best; the plain text is better than the rest, unless "<... object>".
+            if (mimetype == "text/html" and "<table" not in content
+                    and not data.get("text/plain", "<").startswith("<")):
                 continue
-            source = self.attempt(self.representation, mimetype, data[mimetype],
-                                  output.metadata.get(mimetype, {}).get("width"))
+            width = output.metadata.get(mimetype, {}).get("width")
+            source = self.attempt(self.representation, mimetype, content, width)
             if source:
                 return notes + source
             if source is None and mimetype in ("text/markdown", "text/latex"):
-                return self.as_code(data[mimetype])
+                return self.as_code(content)
             if source is None:
                 notes += self.warn(f"{mimetype} not set: {self.failure}")
         return notes or self.warn(f"output not set: {', '.join(data) or 'empty'}")
@@ -167,8 +155,7 @@ class TypstExporter(TemplateExporter):
             return plain(content)
         if mimetype == "text/html":
             # Pandoc would fetch the page of a frame; as an image it is left out with a note.
-            content = re.sub(r"<(iframe|video|audio)\b", r'<img class="\1"', content)
-            return self.pandoc(content, "html").strip()
+            return self.pandoc(content.replace("<iframe", '<img class="iframe"'), "html").strip()
         if not mimetype.startswith("image/"):
             return self.pandoc(content)
         name = f"output-{next(self.numbers)}.{re.split('[/+]', mimetype)[1]}"
@@ -198,8 +185,9 @@ def missing_characters(compiler, source, inputs):
         compiler.compile(source, sys_inputs=inputs, pdf_standards=["a-2b"])
     except typst.TypstError as error:
         found = "".join(re.findall(r'the text `"(.+?)"` could not be displayed', error.diagnostic))
-        return sorted(set(re.sub(r"\\u\{(\w+)\}", lambda code: chr(int(code[1], 16)), found)))
-    return []
+        found = re.sub(r"\\u\{(\w+)\}", lambda code: chr(int(code[1], 16)), found)
+        return set(found) - {"\u200b"}  # style.typ's own, invisible
+    return set()
 
 
 def title(nb):

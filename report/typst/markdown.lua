@@ -31,7 +31,8 @@ function Math(math)
 end
 
 local function from_html(element)
-  return pandoc.read(element.text, "html").blocks
+  -- Pandoc would fetch a frame's page; as an image it is left out with a note.
+  return pandoc.read(element.text:gsub("<iframe", '<img class="iframe"'), "html").blocks
 end
 
 -- Of single tags within a line, those that set something by themselves.
@@ -48,10 +49,10 @@ function RawBlock(raw)
 end
 
 function Image(image)
-  local remote = image.src:match("^%a[%w+.-]*://")
+  local remote = image.src:match("^%a[%w+.-]*://") or image.src:match("^//")
   if remote or not pcall(pandoc.mediabag.fetch, image.src) then
-    local url = pandoc.text.sub(image.src, 1, 200)
-    return note((image.classes[1] or "image") .. " not available: " .. url)
+    local kind = image.classes:includes("iframe") and "iframe" or "image"
+    return note(kind .. " not available: " .. pandoc.text.sub(image.src, 1, 200))
   end
   -- A browser obeys the style, pandoc only the attribute.
   image.attributes.width = image.attributes.width
@@ -64,10 +65,8 @@ function Link(link)
   if link.target:sub(1, 1) == "#" then return link.content end
 end
 
--- The elements are not named, and an empty one is not a sign of content.
-local function content(element)
-  return element.content
-end
+-- Containers are left out: without content, they would still be taken for something to set.
+local function content(element) return element.content end
 
 local function is_number(text)
   return text == "" or text == "NaN" or text == "..." or text:match("^[-+−]?[%d.,]+[%d.,eE%%±+− -]*$")
