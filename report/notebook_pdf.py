@@ -111,16 +111,20 @@ class TypstExporter(TemplateExporter):
             self.typst.compile(ALONE + source.encode("utf-8", "replace"))
             return source
         except Exception as error:  # whatever it is: hours of training must end in a PDF
-            self.failure = str(error)
+            self.failure = str(error) or type(error).__name__
 
     def markdown_cell(self, cell):
+        """A Markdown cell in Typst; when that fails, as its source."""
+        source = self.attempt(self.with_attachments, cell)
+        return self.as_code(cell.source) if source is None else source
+
+    def with_attachments(self, cell):
         text = cell.source
         for name, content in cell.get("attachments", {}).items():
             mimetype, data = next(iter(content.items()))
             for spelling in (name, quote(name)):
                 text = text.replace(f"attachment:{spelling}", f"data:{mimetype};base64,{data}")
-        source = self.attempt(self.pandoc, text)
-        return self.as_code(cell.source) if source is None else source
+        return self.pandoc(text)
 
     def as_code(self, text):
         """A Markdown text that could not be set, as its source."""
@@ -134,33 +138,32 @@ class TypstExporter(TemplateExporter):
             return plain("\n".join(output.traceback), "stderr")
         data, notes = output.data, ""
         for mimetype in (kind for kind in PREFERENCE if kind in data):
-            content = data[mimetype]
-            # Of HTML, tables are best; the plain text is better than the rest, unless "<... object>".
-            if (mimetype == "text/html" and "<table" not in content
-                    and not data.get("text/plain", "<").startswith("<")):
-                continue
-            width = output.metadata.get(mimetype, {}).get("width")
-            source = self.attempt(self.representation, mimetype, content, width)
+            source = self.attempt(self.representation, mimetype, output)
             if source:
                 return notes + source
             if source is None and mimetype in ("text/markdown", "text/latex"):
-                return self.as_code(content)
+                return self.as_code(data[mimetype])
             if source is None:
                 notes += self.warn(f"{mimetype} not set: {self.failure}")
         return notes or self.warn(f"output not set: {', '.join(data) or 'empty'}")
 
-    def representation(self, mimetype, content, width):
-        """One representation of an output in Typst; "" when there is nothing to see."""
+    def representation(self, mimetype, output):
+        """One representation of an output in Typst; "" when another one is better."""
+        content = output.data[mimetype]
         if mimetype == "text/plain":
             return plain(content)
+        if mimetype in ("text/markdown", "text/latex"):
+            return self.pandoc(content) or "\n"
         if mimetype == "text/html":
+            # Of HTML, tables are best; plain text is better than the rest, unless it is "<... object>".
+            if "<table" not in content and not output.data.get("text/plain", "<").startswith("<"):
+                return ""
             # Pandoc would fetch the page of a frame; as an image it is left out with a note.
             return self.pandoc(content.replace("<iframe", '<img class="iframe"'), "html").strip()
-        if not mimetype.startswith("image/"):
-            return self.pandoc(content)
         name = f"output-{next(self.numbers)}.{re.split('[/+]', mimetype)[1]}"
         svg = mimetype == "image/svg+xml"
         (self.document / name).write_bytes(content.encode() if svg else base64.b64decode(content))
+        width = output.metadata.get(mimetype, {}).get("width")
         size = f", width: {width * 0.75}pt" if isinstance(width, (int, float)) else ""
         return f"#image-output({typst_string(name)}{size})"
 
@@ -224,7 +227,8 @@ def main():
                         help="where to write the pages, for example build/coursework2.pdf")
     arguments = parser.parse_args()
     try:
-        nb = nbformat.read(arguments.notebook, as_version=4)
+        nb = nbformat.read(arguments.notebook, as_version=4, capture_validation_error={})
+        nbformat.validate(nb, relax_add_props=True)
     except Exception as error:  # nbformat's are of many kinds
         sys.exit(f"{arguments.notebook} cannot be read as a notebook: {' '.join(str(error).split())[:200]}")
     exporter = TypstExporter()
