@@ -130,10 +130,10 @@ class TypstExporter(TemplateExporter):
         """A Markdown text that could not be set, as its source."""
         return self.warn(f"set as its source: {self.failure}") + plain(text)
 
-    def output(self, output):
+    def output(self, output, last):
         """An output in Typst, by the first of its representations that can be set."""
         if output.output_type == "stream":
-            return plain(backspaces(output.text), output.name)
+            return plain(backspaces(output.text), output.name, sticky=not last)
         if output.output_type == "error":
             return plain("\n".join(output.traceback), "stderr")
         data, notes = output.data, ""
@@ -207,9 +207,10 @@ def typst_string(text):
     return f'"{text.translate(TYPST_ESCAPES)}"'
 
 
-def plain(text, kind="result"):
-    """A text in Typst as a terminal shows it."""
-    return f"#plain-output({typst_string(strip_ansi(text).rstrip())}, kind: {typst_string(kind)})"
+def plain(text, kind="result", sticky=False):
+    """A text in Typst as a terminal shows it; a short one may stay with the output after it."""
+    stays = ", sticky: true" if sticky and text.count("\n") < 12 else ""
+    return f"#plain-output({typst_string(strip_ansi(text).rstrip())}, kind: {typst_string(kind)}{stays})"
 
 
 def backspaces(text):
