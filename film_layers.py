@@ -1,152 +1,154 @@
-"""The three layers that Question 2 asks for, on Keras 3's backend-neutral API.
+"""The layers of Question 2 on Keras 3's backend-neutral API.
 
-`FiLM` and `ResBlock` take two inputs, always in the order of the brief's symbols: the feature maps h
-and the conditioning signal q. References are to Perez et al., "FiLM: Visual Reasoning with a General
-Conditioning Layer", AAAI 2018 (appendices: arXiv:1709.07871).
+The notation is the brief's: h is the output of a convolutional layer, q the conditioning signal.
+References are to Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018.
 """
 
 import keras
 from keras import layers, ops
 
 
-def _split_shapes(layer, input_shape):
-    """The shapes of h and q, or a ValueError that says what came instead."""
-    sequence = (list, tuple)
-    nested = isinstance(input_shape, sequence) and all(isinstance(s, sequence) for s in input_shape)
-    if not nested or [len(shape) for shape in input_shape] != [4, 2]:
-        raise ValueError(
-            f"{type(layer).__name__} takes [h, q] of shapes (batch, height, width, channels) and "
-            f"(batch, units). Received: {input_shape}"
-        )
-    return input_shape
+@keras.saving.register_keras_serializable(package="film")
+class BatchNormalization(layers.BatchNormalization):
+    """Keras's layer with a momentum of 0.9 by default, computed in one op on TensorFlow.
+
+    Keras makes several passes over memory where TensorFlow's fused op makes one. The results agree up
+    to rounding. Other backends, other ranks, masks and synchronized statistics take Keras's own path.
+
+    Input shape: any; the fused op takes `(batch, height, width, channels)`.
+    Output shape: that of the input.
+    """
+
+    def __init__(self, momentum=0.9, **kwargs):
+        super().__init__(momentum=momentum, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        channels_last = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        if keras.backend.backend() != "tensorflow" or mask is not None or self.synchronized or not channels_last:
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        channels = inputs.shape[-1]
+        scale = self.gamma if self.scale else tf.ones([channels])
+        offset = self.beta if self.center else tf.zeros([channels])
+        is_training = bool(training) and self.trainable
+        moving = {} if is_training else {"mean": self.moving_mean, "variance": self.moving_variance}
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, scale, offset, **moving, epsilon=self.epsilon, is_training=is_training)
+        if is_training:
+            # The op's variance is divided by n - 1, Keras's by n.
+            n = tf.cast(tf.size(inputs) // channels, variance.dtype)
+            self.moving_mean.assign(self.momentum * self.moving_mean + (1 - self.momentum) * mean)
+            self.moving_variance.assign(
+                self.momentum * self.moving_variance + (1 - self.momentum) * variance * (n - 1) / n)
+        return outputs
 
 
 @keras.saving.register_keras_serializable(package="film")
 class FiLM(layers.Layer):
-    """Scales and shifts every feature map by amounts that depend on q (section 2.1, equations 1-2).
+    """Scales and shifts each channel of h by gamma and beta, two affine functions of q (equations 1, 2).
 
-    The biases of gamma start at 1: near 0, as those of beta, gamma would wipe out h and with it the
-    gradients of all that made it (appendix 7.2, equation 3).
+    The biases of gamma start at 1: if gamma started near 0 it would suppress h and its gradients
+    (appendix 7.2).
 
     Call arguments:
-        inputs: `[h, q]`, float tensors; gamma and beta get one value for each channel of h.
+        h: float tensor, output of a convolutional layer; its channels set the length of gamma and beta.
+        q: float tensor, the conditioning signal.
 
-    Input shape: `[(batch, height, width, channels), (batch, units)]`.
-    Output shape: that of h.
+    Input shape: `h` (batch, height, width, channels), `q` (batch, units).
+    Output shape: that of `h`.
 
     Raises:
-        ValueError: when built on anything but a pair of such shapes, or called later on other
-            numbers of channels or units.
+        ValueError: if h is not of rank 4, or later has another number of channels than when built.
     """
 
-    def build(self, input_shape):
-        h_shape, q_shape = _split_shapes(self, input_shape)
-        channels, policy = h_shape[-1], {"dtype": self.dtype_policy}
-        # Without it, an h of one map would be broadcast to all the channels.
-        self.input_spec = [
-            keras.InputSpec(ndim=4, axes={-1: channels}),
-            keras.InputSpec(ndim=2, axes={-1: q_shape[-1]}),
-        ]
-        self.gamma = layers.Dense(channels, bias_initializer="ones", name="gamma", **policy)
-        self.beta = layers.Dense(channels, name="beta", **policy)
+    def build(self, h_shape, q_shape):
+        # Without it, an h of one channel would be broadcast to all channels.
+        self.input_spec = keras.InputSpec(ndim=4, axes={-1: h_shape[-1]})
+        self.gamma = layers.Dense(h_shape[-1], bias_initializer="ones", name="gamma", dtype=self.dtype_policy)
+        self.beta = layers.Dense(h_shape[-1], name="beta", dtype=self.dtype_policy)
         self.gamma.build(q_shape)
         self.beta.build(q_shape)
 
-    def call(self, inputs):
-        h, q = inputs  # (B, H, W, C), (B, D)
-        gamma = self.gamma(q)[:, None, None, :]  # (B, 1, 1, C): one value for the whole map
-        beta = self.beta(q)[:, None, None, :]
-        return gamma * h + beta
+    def call(self, h, q):  # (B, H, W, C), (B, D)
+        gamma = self.gamma(q)[:, None, None, :]  # (B, 1, 1, C)
+        beta = self.beta(q)[:, None, None, :]  # (B, 1, 1, C)
+        return gamma * h + beta  # (B, H, W, C)
 
-    def compute_output_shape(self, input_shape):
-        return tuple(_split_shapes(self, input_shape)[0])
+    def compute_output_shape(self, h_shape, q_shape):
+        return h_shape
 
 
 @keras.saving.register_keras_serializable(package="film")
 class ResBlock(layers.Layer):
     """A residual block whose second convolution is modulated by q (section 2.2, figure 3).
 
-    The 1x1 convolution brings h to `filters` maps and is also where the shortcut starts.
-
     Args:
-        filters: int, feature maps of both convolutions.
-        momentum: float, of the moving averages of batch normalisation.
+        filters: int, channels of both convolutions.
 
-    Input shape: `[(batch, height, width, channels), (batch, units)]`.
-    Output shape: `(batch, height, width, filters)`.
-
-    Raises:
-        ValueError: when built on anything but a pair of such shapes.
+    Input shape: `h` (batch, height, width, channels), `q` (batch, units).
+    Output shape: (batch, height, width, filters).
     """
 
-    def __init__(self, filters=128, momentum=0.99, **kwargs):
+    def __init__(self, filters=128, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
-        self.momentum = momentum
-        policy = {"dtype": self.dtype_policy}
-        self.conv1 = layers.Conv2D(
-            filters, 1, padding="same", activation="relu", name="conv1", **policy
-        )
-        self.conv2 = layers.Conv2D(filters, 3, padding="same", name="conv2", **policy)
-        # FiLM supplies the scale and the shift, so the normalisation has none of its own.
-        self.norm = layers.BatchNormalization(
-            momentum=momentum, center=False, scale=False, name="norm", **policy
-        )
-        self.film = FiLM(name="film", **policy)
+        policy = self.dtype_policy
+        self.conv1 = layers.Conv2D(filters, 1, padding="same", activation="relu", name="conv1", dtype=policy)
+        self.conv2 = layers.Conv2D(filters, 3, padding="same", name="conv2", dtype=policy)
+        self.norm = BatchNormalization(center=False, scale=False, name="norm", dtype=policy)
+        self.film = FiLM(name="film", dtype=policy)
 
-    def build(self, input_shape):
-        h_shape, q_shape = _split_shapes(self, input_shape)
-        maps = (*h_shape[:-1], self.filters)
+    def build(self, h_shape, q_shape):
+        features_shape = (*h_shape[:-1], self.filters)
         self.conv1.build(h_shape)
-        self.conv2.build(maps)
-        self.norm.build(maps)
-        self.film.build([maps, q_shape])
+        self.conv2.build(features_shape)
+        self.norm.build(features_shape)
+        self.film.build(features_shape, q_shape)
 
-    def call(self, inputs, training=None):
-        h, q = inputs  # (B, H, W, C), (B, D)
+    def call(self, h, q, training=None):  # (B, H, W, C), (B, D)
         shortcut = self.conv1(h)  # (B, H, W, filters)
         h = self.norm(self.conv2(shortcut), training=training)
-        return shortcut + ops.relu(self.film([h, q]))
+        return shortcut + ops.relu(self.film(h, q))
 
-    def compute_output_shape(self, input_shape):
-        h_shape, _ = _split_shapes(self, input_shape)
+    def compute_output_shape(self, h_shape, q_shape):
         return (*h_shape[:-1], self.filters)
 
     def get_config(self):
-        return {**super().get_config(), "filters": self.filters, "momentum": self.momentum}
+        return {**super().get_config(), "filters": self.filters}
 
 
 @keras.saving.register_keras_serializable(package="film")
 class AddSpatialCoordinates(layers.Layer):
-    """Appends two maps that tell each position its place: x, then y, both from -1 to 1 (section 2.2).
+    """Concatenates two channels, x and y, each from -1 to 1 across the feature map (section 2.2).
 
-    x runs along the width from left (-1) to right (1), y along the height from top to bottom. The
-    layer has no weights. An axis of length one gets the coordinate -1.
+    x grows along the width from left to right, y along the height from top to bottom. An axis of
+    length 1 gets the coordinate -1. The layer has no weights.
 
-    Input shape: `(batch, height, width, channels)`, any of them unknown.
-    Output shape: `(batch, height, width, channels + 2)`.
+    Input shape: (batch, height, width, channels), any of them unknown.
+    Output shape: (batch, height, width, channels + 2).
 
     Raises:
-        ValueError: when called on anything but a rank-4 tensor.
+        ValueError: if the input is not of rank 4.
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.input_spec = keras.InputSpec(ndim=4)  # checked for symbolic inputs, too
+        self.input_spec = keras.InputSpec(ndim=4)
 
     def call(self, h):
         batch, height, width, _ = ops.shape(h)
-        x = ops.broadcast_to(_axis(width, h.dtype)[None, None, :, None], (batch, height, width, 1))
-        y = ops.broadcast_to(_axis(height, h.dtype)[None, :, None, None], (batch, height, width, 1))
+        x = ops.broadcast_to(_coordinates(width, h.dtype)[None, None, :, None], (batch, height, width, 1))
+        y = ops.broadcast_to(_coordinates(height, h.dtype)[None, :, None, None], (batch, height, width, 1))
         return ops.concatenate([h, x, y], axis=-1)
 
-    def compute_output_shape(self, input_shape):
-        *positions, channels = input_shape
-        return (*positions, None if channels is None else channels + 2)
+    def compute_output_shape(self, h_shape):
+        *rest, channels = h_shape
+        return (*rest, None if channels is None else channels + 2)
 
 
-def _axis(length, dtype):
-    """`length` evenly spaced numbers from -1 to 1, computed in float32 for the sake of float16."""
+def _coordinates(length, dtype):
+    """`length` evenly spaced numbers from -1 to 1, (length,); computed in float32, as bfloat16 cannot count."""
     steps = ops.cast(ops.arange(length), "float32")
     last = ops.cast(ops.maximum(length - 1, 1), "float32")
     return ops.cast(2.0 * steps / last - 1.0, dtype)
