@@ -208,8 +208,9 @@ class Tally:
         types = {"yes/no": {"yes", "no"}, "count": set(map(str, range(11)))}
         types |= {attribute: set(VALUES[attribute]) for attribute in ("color", "shape", "size", "material")}
         types["other"] = self.answers.keys() - set().union(*types.values())
-        return {name: Counter({answer: self.answers[answer] for answer in values})
-                for name, values in types.items() if values & self.answers.keys()}
+        counts = {name: Counter({answer: count for answer, count in self.answers.items() if answer in values})
+                  for name, values in types.items()}
+        return {name: counter for name, counter in counts.items() if counter}
 
 
 def check(data):

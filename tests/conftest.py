@@ -40,3 +40,13 @@ def tiny_data(clevr, tiny_layout):
     out = tiny_layout.parent / "data"
     clevr("convert", tiny_layout, out)
     return out
+
+
+def snapshot(folder):
+    """All files of a folder: {relative path: (content, time of change)}."""
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in folder.rglob("*") if path.is_file()}
+
+
+def contents(folder):
+    return {name: content for name, (content, _) in snapshot(folder).items()}

@@ -1,0 +1,141 @@
+"""Scenes keep CLEVR's rules, and images show what the scenes say.
+
+reference/ holds two scenes, and how Blender's Cycles renders them: 256 samples, 224x224."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clevr.render import render, solids_of, view_of, visible_solids
+from clevr.scenes import Rig, project, sample_scene, visible_pixels
+
+REFERENCE = Path(__file__).parent / "reference"
+RADIUS = {"large": 0.7, "small": 0.35}
+ROUNDED = {"cube": 0.18, "sphere": 1.0, "cylinder": 0.08}      # fraction of the radius
+RIG = {"camera": ((7.481, -6.508, 5.344), 0.5), "key": ((6.447, -2.905, 4.258), 1.0),
+       "back": ((-1.169, 2.646, 5.816), 1.0), "fill": ((-4.671, -4.014, 3.011), 1.0)}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [sample_scene(np.random.default_rng(seed)) for seed in range(40)]
+
+
+def shown(objects, rig):
+    """Which object each pixel shows, -1 for the ground."""
+    return visible_solids(solids_of(objects), view_of(rig.camera), 480, 320)
+
+
+# An independent renderer of object outlines: ray marching.
+
+def distances(thing, points):
+    """Signed distances of points (n, 3) from a rounded cube, sphere or cylinder."""
+    angle, radius = np.deg2rad(thing["rotation"]), RADIUS[thing["size"]]
+    x, y, z = (points - thing["3d_coords"]).T
+    x, y = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    if thing["shape"] == "sphere":
+        return np.sqrt(x * x + y * y + z * z) - radius
+    sides = (x, y, z) if thing["shape"] == "cube" else (np.hypot(x, y), z)
+    edge = ROUNDED[thing["shape"]] * radius
+    beyond = np.abs(sides) - (radius - edge)
+    return np.linalg.norm(np.maximum(beyond, 0), axis=0) + np.minimum(beyond.max(0), 0) - edge
+
+
+def march(objects, camera, width, height):
+    """As `shown`: every ray advances by its distance from the nearest surface until it is there."""
+    forward = -camera / np.linalg.norm(camera)
+    right = np.array((forward[1], -forward[0], 0)) / np.hypot(forward[0], forward[1])
+    up = np.cross(right, forward)
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    film = 32 / 35 * ((x - 0.5)[..., None] * right + (0.5 - y)[..., None] * up * 2 / 3)
+    rays = (forward + film).reshape(-1, 3)
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    depths, ids, active = np.zeros(len(rays)), np.full(len(rays), -1), np.arange(len(rays))
+    while len(active):
+        points = camera + depths[active, None] * rays[active]
+        gaps = np.array([distances(thing, points) for thing in objects])
+        reached = gaps.min(0) < 1e-4
+        ids[active[reached]] = gaps[:, reached].argmin(0)
+        depths[active] += gaps.min(0)
+        active = active[~reached & (depths[active] < 25)]
+    return ids.reshape(height, width)
+
+
+def test_visible_objects_agree_with_ray_marching(scenes):
+    for scene in scenes[:5]:
+        expected = march(scene.objects, scene.rig.camera, 96, 64)
+        ids = visible_solids(solids_of(scene.objects), view_of(scene.rig.camera), 96, 64)
+        assert len(np.unique(expected)) > 3
+        assert (ids != expected).sum() <= 4         # rays that graze an outline
+    scene = min(scenes, key=lambda scene: visible_pixels(scene.objects, scene.rig).min())
+    ids = march(scene.objects, scene.rig.camera, 480, 320)
+    expected = np.bincount(ids[ids >= 0], minlength=len(scene.objects))
+    assert visible_pixels(scene.objects, scene.rig) == pytest.approx(expected, rel=0.002, abs=2)
+
+
+@pytest.mark.parametrize("index", (0, 1))
+def test_images_are_like_those_of_cycles(index):
+    scene = json.loads((REFERENCE / "scenes.json").read_text())[index]
+    rig = Rig(**{name: np.array(position) for name, position in scene["rig"].items()})
+    image = Image.fromarray(render(scene["objects"], rig)).resize((224, 224), Image.Resampling.BILINEAR)
+    error = np.asarray(image, float) - np.asarray(Image.open(REFERENCE / f"cycles_{index}.png"), float)
+    assert np.abs(error).mean() < 4 and np.abs(error.mean((0, 1))).max() < 2        # of 255
+
+
+def test_scenes_keep_the_rules(scenes):
+    assert {len(scene.objects) for scene in scenes} == set(range(3, 11))
+    for scene in scenes:
+        positions = np.array([thing["3d_coords"] for thing in scene.objects])
+        radii = np.array([RADIUS[thing["size"]] for thing in scene.objects])
+        assert np.abs(positions[:, :2]).max() <= 3 and (positions[:, 2] == radii).all()
+        assert visible_pixels(scene.objects, scene.rig).min() >= 200
+        x, y = -scene.rig.camera[:2] / np.hypot(*scene.rig.camera[:2])
+        right, behind = positions[:, :2] @ (y, -x), positions[:, :2] @ (x, y)
+        for i, j in combinations(range(len(positions)), 2):
+            assert np.linalg.norm(positions[i, :2] - positions[j, :2]) - radii[i] - radii[j] >= 0.25
+            assert min(abs(right[i] - right[j]), abs(behind[i] - behind[j])) >= 0.4
+        for name, along in (("right", right), ("left", -right), ("behind", behind), ("front", -behind)):
+            assert scene.relationships[name] == [np.flatnonzero(along > own).tolist() for own in along]
+    for name, (position, jitter) in RIG.items():
+        offsets = np.abs([getattr(scene.rig, name) for scene in scenes] - np.array(position))
+        assert 0.8 * jitter < offsets.max() <= jitter
+
+
+def test_pixel_coordinates_lie_on_their_object(scenes):
+    assert project((0, 0, 0), scenes[0].rig.camera)[:2] == pytest.approx((240, 160))
+    for scene in scenes:
+        for thing in scene.objects:
+            x, y, depth = thing["pixel_coords"]
+            if 0 <= x < 480 and 0 <= y < 320:
+                assert shown([thing], scene.rig)[y, x] == 0
+            offset = np.subtract(thing["3d_coords"], scene.rig.camera)
+            assert depth == pytest.approx(-offset @ scene.rig.camera / np.linalg.norm(scene.rig.camera))
+
+
+@pytest.mark.parametrize("material, low, high", [("metal", 0.04, 1), ("rubber", 0, 0.004)])
+def test_metal_mirrors_its_neighbours_and_rubber_does_not(scenes, material, low, high):
+    """How many of a sphere's pixels change as the cube beside it turns from blue to yellow."""
+    sphere = {"shape": "sphere", "size": "large", "material": material, "color": "gray",
+              "3d_coords": [0, 0, 0.7], "rotation": 0}
+    cube = {"shape": "cube", "size": "large", "material": "rubber",
+            "3d_coords": [-0.6, -1.9, 0.7], "rotation": 20}
+    blue, yellow = (render([sphere, cube | {"color": color}], scenes[0].rig).astype(int)
+                    for color in ("blue", "yellow"))
+    pixels = shown([sphere, cube | {"color": "blue"}], scenes[0].rig) == 0
+    assert low <= (np.abs(blue - yellow)[pixels].max(-1) > 20).mean() <= high
+
+
+def test_matte_surfaces_have_no_grain(scenes):
+    """Otherwise noise, not shine, could tell a network the material."""
+    for scene in scenes[:4]:
+        ids = shown(scene.objects, scene.rig)
+        matte = np.array([thing["material"] == "rubber" for thing in scene.objects] + [True])[ids][:, 2:-2]
+        for step in range(5):
+            matte &= ids[:, step:476 + step] == ids[:, 2:-2]
+        image = render(scene.objects, scene.rig).astype(int)
+        curvature = np.abs(image[:, 1:-3] - 2 * image[:, 2:-2] + image[:, 3:-1]).max(-1)[matte]
+        assert np.percentile(curvature, 98) <= 6
