@@ -1,5 +1,6 @@
 """Executes tagged cells of coursework2.ipynb without Jupyter, with parameters of the caller's choice."""
 
+import linecache
 import sys
 from pathlib import Path
 
@@ -17,11 +18,14 @@ def run_cells(*tags, **parameters):
     """
     sys.path.insert(0, str(ROOT))
     InteractiveShell.instance().history_manager.enabled = False
-    namespace = {"__name__": "notebook"}
+    namespace = {"__name__": "__main__"}  # as in Jupyter
     for number, cell in enumerate(nbformat.read(NOTEBOOK, as_version=4).cells):
         if {"parameters", *tags} & set(cell.metadata.get("tags", [])):
-            source = "\n".join("" if line.startswith("%") else line for line in cell.source.splitlines())
-            exec(compile(source, f"{NOTEBOOK.name}, cell {number}", "exec"), namespace)
+            lines = ["" if line.startswith("%") else line for line in cell.source.splitlines()]
+            name, source = f"{NOTEBOOK.name}, cell {number}", "\n".join(lines) + "\n"
+            # tf.data transforms functions by their source, which has to be found as in Jupyter.
+            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+            exec(compile(source, name, "exec"), namespace)
             if "parameters" in cell.metadata.tags:
                 namespace.update(parameters)
     return namespace
