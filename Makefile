@@ -1,102 +1,89 @@
-# make                        whatever is missing: environment, data, executed notebook, PDFs, zip
-# make DATA_SIZE=coursework   the same at the size of the course's own data: the run in checkpoints/
-# make test                   the tests
+# make                        all that is missing: environment, data, executed notebook, PDFs, zip
+# make DATA_SIZE=coursework   the same at the size of the course's data, over the run in checkpoints/
+# make test                   lint and tests
 # make bench                  how fast this machine trains, and how fast it could
-#
+# make release                `make DATA_SIZE=coursework`, then commits' copies: coursework2.ipynb, report.pdf
 # make environment            only the Python environment, .venv
 #
-# Choices: DATA_DIR=<TFRecords> CHECKPOINT_DIR=<run> EPOCHS=<number> PYTHON=<interpreter>
+# Settings: DATA_DIR=<TFRecords> CHECKPOINT_DIR=<run> EPOCHS=<number> PYTHON=<interpreter>
 
-PYTHON ?= python3
-DATA_SIZE ?= small
-DATA_DIR ?= data
-EPOCHS ?= 20
-SEED := 2
-
-ifeq ($(DATA_SIZE),small)
-TRAIN_IMAGES := 512
-VAL_IMAGES := 128
-CHECKPOINT_DIR ?= build/checkpoints-small
-else ifeq ($(DATA_SIZE),coursework)
-TRAIN_IMAGES := 14950
-VAL_IMAGES := 3750
+ifeq ($(MAKECMDGOALS),release)
+DATA_SIZE ?= coursework
 CHECKPOINT_DIR ?= checkpoints
-else
-$(error DATA_SIZE is small or coursework, not $(DATA_SIZE))
 endif
+PYTHON ?= python3
+DATA_DIR ?= data
+CHECKPOINT_DIR ?= $(if $(filter coursework,$(DATA_SIZE)),checkpoints,build/checkpoints)
+EPOCHS ?= 20
 
-# CUDA's build of TensorFlow where there is an NVIDIA GPU
-REQUIREMENTS := requirements-$(if $(shell command -v nvidia-smi),gpu,cpu).txt
 RUN := .venv/bin/python
-ENVIRONMENT := .venv/$(REQUIREMENTS)
-DATA := build/data
-LIST := wc -c $(DATA_DIR)/*/*tfrecords 2>/dev/null
-OURS := [ -z '$(wildcard $(DATA_DIR)/train/*tfrecords)' ] || \
-  grep -qs 'seed $(SEED), $(TRAIN_IMAGES) + $(VAL_IMAGES) images' $(DATA_DIR)/source.txt
-DRAWINGS := figures/model.png figures/resblock.png
+CUDA := $(if $(shell command -v nvidia-smi),.venv/installed-cuda)
+FIGURES := figures/model.png figures/resblock.png
 # Only what differs from the notebook's own settings is passed to it.
-DEFAULTS := DATA_DIR=data CHECKPOINT_DIR=checkpoints EPOCHS=20
-GIVEN = $(filter-out $(DEFAULTS),DATA_DIR=$(DATA_DIR) CHECKPOINT_DIR=$(CHECKPOINT_DIR) EPOCHS=$(EPOCHS))
+PARAMETERS = $(if $(filter-out data,$(DATA_DIR)),-r DATA_DIR "$(DATA_DIR)") \
+  $(if $(filter-out checkpoints,$(CHECKPOINT_DIR)),-r CHECKPOINT_DIR "$(CHECKPOINT_DIR)") \
+  $(if $(filter-out 20,$(EPOCHS)),-p EPOCHS "$(EPOCHS)")
 
+export PIP_USER := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
-.PHONY: all environment test bench again
+.PHONY: all environment test bench release FORCE
 
 all: build/submission.zip
-	@printf '%-26s%s\n' \
-	  'Executed notebook' build/coursework2.ipynb \
-	  'the same as a PDF' build/coursework2.pdf \
-	  'Report' build/report.pdf \
-	  'All of it, to upload' build/submission.zip \
-	  'Log and models of the run' $(CHECKPOINT_DIR)
+	@printf '%-24s%s\n' 'Executed notebook' build/coursework2.ipynb 'The same as a PDF' build/coursework2.pdf \
+	  'Report' build/report.pdf 'To upload' build/submission.zip 'Log and checkpoints' "$(CHECKPOINT_DIR)"
 
-$(ENVIRONMENT): $(REQUIREMENTS) requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
-	  echo 'error: $(PYTHON) is not Python 3.10 to 3.13: try make PYTHON=python3.12'; exit 1; }
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo 'error: $(PYTHON) is not Python 3.10 to 3.13: try make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo 'error: $(PYTHON) cannot make environments: install its venv package (apt install python3-venv)'; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --disable-pip-version-check -r $(REQUIREMENTS)
-	cp $< $@
+	@echo 'Installing requirements.txt into .venv, which takes one to three minutes'
+	@$(RUN) -m pip install --quiet -r requirements.txt
+	@cp $< $@
 
-# Data that somebody brought are taken as they are. Ours are made, or finished, if they are not whole.
-# The target lists the files and their sizes, so that all that was made of other data is made anew.
-$(DATA): $(ENVIRONMENT) again
+.venv/installed-cuda: .venv/installed
+	$(RUN) -m pip install --quiet -c requirements.txt 'tensorflow[and-cuda]'
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	@$(RUN) -m pip install --quiet -r requirements-dev.txt
+	@cp $< $@
+
+environment: .venv/installed $(CUDA)
+
+# Rewritten when the data changed, so that all that was made of other data is made anew.
+build/data.json: .venv/installed FORCE
+	@$(RUN) -m clevr prepare "$(DATA_DIR)" $(if $(DATA_SIZE),--size $(DATA_SIZE)) --state $@
+
+build/parameters: FORCE
 	@mkdir -p build
-	@if $(OURS); then \
-	  $(LIST) | cmp -s - $@ || $(RUN) -m clevr check $(DATA_DIR) 2>/dev/null || { \
-	    $(RUN) -m clevr generate build/clevr-$(DATA_SIZE) \
-	      --train $(TRAIN_IMAGES) --val $(VAL_IMAGES) --seed $(SEED) && \
-	    $(RUN) -m clevr convert build/clevr-$(DATA_SIZE) $(DATA_DIR) && \
-	    $(RUN) -m clevr check $(DATA_DIR); }; \
-	elif [ '$(origin DATA_SIZE)' = 'command line' ]; then \
-	  echo 'error: $(DATA_DIR) holds other data: empty it, or name another with DATA_DIR=...'; exit 1; \
-	else \
-	  $(LIST) | cmp -s - $@ || $(RUN) -m clevr check $(DATA_DIR); \
-	fi
-	@$(LIST) | cmp -s - $@ || $(LIST) > $@
+	@echo '$(PARAMETERS)' | cmp -s - $@ || echo '$(PARAMETERS)' > $@
 
-build/settings: again
-	@mkdir -p build
-	@echo '$(GIVEN)' | cmp -s - $@ || echo '$(GIVEN)' > $@
-
-build/coursework2.ipynb: coursework2.ipynb film_layers.py hardware.py $(DRAWINGS) build/settings $(DATA)
-	$(RUN) -m papermill $< build/executing.ipynb --log-output --progress-bar \
-	  $(foreach pair,$(GIVEN),-p $(subst =, ,$(pair)))
-	mv build/executing.ipynb $@
+build/coursework2.ipynb: coursework2.ipynb film_layers.py $(FIGURES) build/parameters build/data.json $(CUDA)
+	@$(RUN) -m papermill $< build/executing.ipynb --kernel python3 $(PARAMETERS) \
+	  --no-progress-bar --log-level ERROR --stdout-file -
+	@mv build/executing.ipynb $@
 
 build/coursework2.pdf: build/coursework2.ipynb report/notebook_pdf.py $(wildcard report/typst/*)
-	$(RUN) report/notebook_pdf.py $< $@
+	@$(RUN) report/notebook_pdf.py $< $@
 
-build/report.pdf: build/coursework2.ipynb report/build.py report/report.typ
-	$(RUN) report/build.py $(CHECKPOINT_DIR) $@
+build/report.pdf: build/coursework2.ipynb $(wildcard report/*.typ) report/build.py
+	@$(RUN) report/build.py "$(CHECKPOINT_DIR)" $@
 
 # Beside the three to be read, what the notebook needs to be run again
 build/submission.zip: build/coursework2.ipynb build/coursework2.pdf build/report.pdf
-	rm -rf $@ build/figures && mkdir build/figures && cp $(DRAWINGS) build/figures
-	$(RUN) -m zipfile -c $@ $^ film_layers.py hardware.py build/figures
+	@rm -rf $@ build/figures && mkdir build/figures && cp $(FIGURES) build/figures
+	@$(RUN) -m zipfile -c $@ $^ film_layers.py build/figures
 
-environment: $(ENVIRONMENT)
-
-test: $(ENVIRONMENT)
+test: .venv/installed-dev
+	$(RUN) -m ruff check
 	$(RUN) -m pytest
 
-bench: $(ENVIRONMENT)
-	$(RUN) benchmarks/throughput.py
+bench: environment build/data.json
+	$(RUN) benchmarks/throughput.py "$(DATA_DIR)"
+
+release: all
+	$(RUN) tests/alone.py "$(CHECKPOINT_DIR)" "$(DATA_DIR)"
+	cp build/coursework2.ipynb build/report.pdf .

@@ -12,8 +12,9 @@ from keras import layers, ops
 class BatchNormalization(layers.BatchNormalization):
     """Keras's layer with a momentum of 0.9 by default, computed in one op on TensorFlow.
 
-    Keras makes several passes over memory where TensorFlow's fused op makes one. The results agree up
-    to rounding. Other backends, other ranks, masks and synchronized statistics take Keras's own path.
+    Keras makes several passes over memory where TensorFlow's fused op makes one. The results agree
+    up to rounding. Other backends, ranks and axes, masks and synchronized statistics take Keras's
+    own code.
 
     Input shape: any; the fused op takes `(batch, height, width, channels)`.
     Output shape: that of the input.
@@ -23,8 +24,9 @@ class BatchNormalization(layers.BatchNormalization):
         super().__init__(momentum=momentum, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        channels_last = len(inputs.shape) == 4 and self.axis in (-1, 3)
-        if keras.backend.backend() != "tensorflow" or mask is not None or self.synchronized or not channels_last:
+        is_tensorflow = keras.backend.backend() == "tensorflow" and not self.synchronized
+        is_channels_last = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        if not is_tensorflow or not is_channels_last or mask is not None:
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
@@ -46,13 +48,13 @@ class BatchNormalization(layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="film")
 class FiLM(layers.Layer):
-    """Scales and shifts each channel of h by gamma and beta, two affine functions of q (equations 1, 2).
+    """Scales each channel of h by gamma and shifts it by beta, affine functions of q (equations 1, 2).
 
     The biases of gamma start at 1: if gamma started near 0 it would suppress h and its gradients
     (appendix 7.2).
 
     Call arguments:
-        h: float tensor, output of a convolutional layer; its channels set the length of gamma and beta.
+        h: float tensor, the output of a convolutional layer.
         q: float tensor, the conditioning signal.
 
     Input shape: `h` (batch, height, width, channels), `q` (batch, units).
@@ -65,8 +67,9 @@ class FiLM(layers.Layer):
     def build(self, h_shape, q_shape):
         # Without it, an h of one channel would be broadcast to all channels.
         self.input_spec = keras.InputSpec(ndim=4, axes={-1: h_shape[-1]})
-        self.gamma = layers.Dense(h_shape[-1], bias_initializer="ones", name="gamma", dtype=self.dtype_policy)
-        self.beta = layers.Dense(h_shape[-1], name="beta", dtype=self.dtype_policy)
+        channels, policy = h_shape[-1], self.dtype_policy
+        self.gamma = layers.Dense(channels, bias_initializer="ones", name="gamma", dtype=policy)
+        self.beta = layers.Dense(channels, name="beta", dtype=policy)
         self.gamma.build(q_shape)
         self.beta.build(q_shape)
 
@@ -94,7 +97,8 @@ class ResBlock(layers.Layer):
         super().__init__(**kwargs)
         self.filters = filters
         policy = self.dtype_policy
-        self.conv1 = layers.Conv2D(filters, 1, padding="same", activation="relu", name="conv1", dtype=policy)
+        self.conv1 = layers.Conv2D(
+            filters, 1, padding="same", activation="relu", name="conv1", dtype=policy)
         self.conv2 = layers.Conv2D(filters, 3, padding="same", name="conv2", dtype=policy)
         self.norm = BatchNormalization(center=False, scale=False, name="norm", dtype=policy)
         self.film = FiLM(name="film", dtype=policy)
@@ -138,9 +142,10 @@ class AddSpatialCoordinates(layers.Layer):
 
     def call(self, h):
         batch, height, width, _ = ops.shape(h)
-        x = ops.broadcast_to(_coordinates(width, h.dtype)[None, None, :, None], (batch, height, width, 1))
-        y = ops.broadcast_to(_coordinates(height, h.dtype)[None, :, None, None], (batch, height, width, 1))
-        return ops.concatenate([h, x, y], axis=-1)
+        x = _coordinates(width, h.dtype)[None, None, :, None]
+        y = _coordinates(height, h.dtype)[None, :, None, None]
+        shape = (batch, height, width, 1)
+        return ops.concatenate([h, ops.broadcast_to(x, shape), ops.broadcast_to(y, shape)], axis=-1)
 
     def compute_output_shape(self, h_shape):
         *rest, channels = h_shape
@@ -148,7 +153,7 @@ class AddSpatialCoordinates(layers.Layer):
 
 
 def _coordinates(length, dtype):
-    """`length` evenly spaced numbers from -1 to 1, (length,); computed in float32, as bfloat16 cannot count."""
+    """`length` evenly spaced numbers from -1 to 1; in float32 first, as bfloat16 counts to 256."""
     steps = ops.cast(ops.arange(length), "float32")
     last = ops.cast(ops.maximum(length - 1, 1), "float32")
     return ops.cast(2.0 * steps / last - 1.0, dtype)

@@ -1,52 +1,48 @@
-"""The report as one page: report.typ, filled with what a run's folder holds."""
+"""Sets the one-page report: report.typ with the numbers of a run and the conclusions about it."""
 
 import argparse
+import hashlib
+import json
 import sys
 from pathlib import Path
 
 import typst
 
-SOURCE = Path(__file__).resolve().parent / "report.typ"
-FILES = ("evaluation.json", "training_log.csv")
-LONGER = "longer"  # folder, inside the run's, of a copy of the run that was given more epochs
+HERE = Path(__file__).resolve().parent
+FILES = ("evaluation.json", "curves.svg")
 
 
-def read(run):
-    """The texts of FILES, by name, and of those in LONGER where there is such a folder.
-
-    Raises:
-        FileNotFoundError: when evaluation.json or training_log.csv is missing.
-    """
-    names = [*FILES, *(f"{LONGER}/{name}" for name in FILES if (run / LONGER).exists())]
-    return {name: (run / name).read_text("utf-8") for name in names}
-
-
-def report(run):
-    """The page, as the bytes of a PDF; report.typ itself picks and compares the numbers.
+def build(run):
+    """The PDF's bytes, and whether conclusions.typ is about this run.
 
     Raises:
-        FileNotFoundError: when evaluation.json or training_log.csv is missing.
-        RuntimeError: when one of them lacks something, or when the text does not fit the page.
+        FileNotFoundError: if the folder `run` lacks evaluation.json or curves.svg.
+        RuntimeError: if evaluation.json lacks a number, or the text does not fit on one page.
     """
-    return typst.compile(SOURCE, ignore_system_fonts=True, sys_inputs=read(run))
+    inputs = {name: (run / name).read_text("utf-8") for name in FILES}
+    inputs["checksum"] = hashlib.sha256(inputs["evaluation.json"].encode()).hexdigest()[:16]
+    page = typst.compile(HERE / "report.typ", ignore_system_fonts=True, sys_inputs=inputs)
+    about = json.loads(typst.query(HERE / "report.typ", "<about-this-run>", field="value", one=True,
+                                   ignore_system_fonts=True, sys_inputs=inputs))
+    return page, about or inputs["checksum"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path,
-                        help=f"folder with {' and '.join(FILES)}, as the notebook leaves it")
-    parser.add_argument("pdf", type=Path,
-                        help="where to write the page, for example build/report.pdf")
+    parser.add_argument("run", type=Path, help="the run's folder, with " + " and ".join(FILES))
+    parser.add_argument("pdf", type=Path, help="the page to write, for example build/report.pdf")
     arguments = parser.parse_args()
     try:
-        page = report(arguments.run)
+        page, about = build(arguments.run)
     except FileNotFoundError as error:
-        sys.exit(f"{error.filename} is missing: run the notebook to its end, which writes it")
-    except (RuntimeError, UnicodeDecodeError) as error:
-        sys.exit(f"{arguments.run}: its files make no report; the notebook writes them anew. "
-                 + " ".join(str(error).split()))
+        sys.exit(f"error: {error.filename} is missing: run the notebook to its end, which writes it")
+    except RuntimeError as error:
+        sys.exit(f"error: {arguments.run} makes no report: {' '.join(str(error).split())}")
     arguments.pdf.parent.mkdir(parents=True, exist_ok=True)
     arguments.pdf.write_bytes(page)
+    if about is not True:
+        print(f"{arguments.pdf}: the conclusions about this run are yours to write, in "
+              f'{HERE.name}/conclusions.typ; then set its checksum to "{about}"')
 
 
 if __name__ == "__main__":
