@@ -1,7 +1,5 @@
 """How fast this machine trains the notebook's model, beside the rate of its matrix products.
 
-    .venv/bin/python benchmarks/throughput.py [DATA] [--steps N]
-
 The code under test is the notebook's own: its tagged cells are executed. Each row is measured in a new
 process, as settings such as precision are global. A training step takes 9.6 GFLOP an image: 1,622
 million multiply-adds forward and twice as many backward. Leave the machine alone meanwhile."""
@@ -41,7 +39,8 @@ def compiled(notebook):
 def step_seconds(keras, model, dataset, steps):
     """Seconds of each training step after the warm-up."""
     ends = []
-    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: ends.append(time.perf_counter()))
+    clock = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda step, logs: ends.append(time.perf_counter()))
     model.fit(dataset, steps_per_epoch=WARM_UP + steps, callbacks=[clock], verbose=0)
     return list(np.diff(ends)[WARM_UP - 1:])
 
@@ -74,7 +73,8 @@ def measure_step(settings, steps):
         keras.config.set_dtype_policy("float32")
         notebook["BatchNormalization"] = film_layers.BatchNormalization = keras.layers.BatchNormalization
     batch = notebook["BATCH_SIZE"]
-    inputs = {"question": rng.integers(2, 82, (batch, TOKENS)), "image": rng.random((batch, 224, 224, 3), "float32")}
+    inputs = {"question": rng.integers(2, 82, (batch, TOKENS)),
+              "image": rng.random((batch, 224, 224, 3), "float32")}
     dataset = tf.data.Dataset.from_tensors((inputs, rng.integers(0, 28, batch))).repeat()
     seconds = step_seconds(keras, compiled(notebook), dataset, steps)
     return [(f"training step, {settings}", batch / min(seconds),
@@ -125,9 +125,9 @@ def silence():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", default="data", help="folder with train/ and val/ TFRecords (data)")
-    parser.add_argument("--steps", type=int, default=6, help="training steps timed in a row (6; on a GPU take 50)")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", nargs="?", default="data", help="folder with train/ and val/ (default: data)")
+    parser.add_argument("--steps", type=int, default=6, help="steps timed (default: 6; on a GPU take 50)")
     arguments = parser.parse_args()
     if not list(Path(arguments.data, "train").glob("[!.]*tfrecord*")):
         sys.exit(f"error: no TFRecords in {arguments.data}/train: run `make`, which makes some")

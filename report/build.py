@@ -12,6 +12,10 @@ HERE = Path(__file__).resolve().parent
 FILES = ("evaluation.json", "curves.svg")
 
 
+def checksum(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def build(run):
     """The PDF's bytes, and whether conclusions.typ is about this run.
 
@@ -20,7 +24,7 @@ def build(run):
         RuntimeError: if evaluation.json lacks a number, or the text does not fit on one page.
     """
     inputs = {name: (run / name).read_text("utf-8") for name in FILES}
-    inputs["checksum"] = hashlib.sha256(inputs["evaluation.json"].encode()).hexdigest()[:16]
+    inputs["checksum"] = checksum(inputs["evaluation.json"])
     page = typst.compile(HERE / "report.typ", ignore_system_fonts=True, sys_inputs=inputs)
     about = json.loads(typst.query(HERE / "report.typ", "<about-this-run>", field="value", one=True,
                                    ignore_system_fonts=True, sys_inputs=inputs))
