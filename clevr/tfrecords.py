@@ -60,19 +60,18 @@ def claim(out, src, limit):
     manifest, source = out / MANIFEST, out / "source.txt"
     job = {"limit": limit,
            "questions_sha256": {split: sha256(questions_file(src, split)) for split in SPLITS}}
-    if not manifest.exists() or json.loads(manifest.read_text(encoding="utf-8")) != job:
-        if any(record_files(out, split) for split in SPLITS):
-            raise DataError(f"{out} holds TFRecords of another source or limit: empty it, "
-                            "or name another folder")
-        out.mkdir(parents=True, exist_ok=True)
-        source.unlink(missing_ok=True)
-        with atomic_write(manifest) as temporary:
-            temporary.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
-    if not source.exists():     # one line that says what the data are, for whoever shows results
-        info = layout.read_info(questions_file(src, "train"))
-        with atomic_write(source) as temporary:
-            temporary.write_text(info.get("description", f"CLEVR v{info.get('version', '1.0')}") + "\n",
-                                 encoding="utf-8")
+    has_records = any(record_files(out, split) for split in SPLITS)
+    if has_records and not (manifest.exists() and json.loads(manifest.read_text(encoding="utf-8")) == job):
+        raise DataError(f"{out} holds TFRecords of another source or limit: empty it, "
+                        "or name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    info = layout.read_info(questions_file(src, "train"))
+    # source.txt is one line that says what the data are, for whoever shows results.
+    for path, text in ((manifest, json.dumps(job, indent=1)),
+                       (source, info.get("description", f"CLEVR v{info.get('version', '1.0')}"))):
+        if not (has_records and path.exists()):
+            with atomic_write(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def sha256(path):

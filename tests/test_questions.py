@@ -11,7 +11,7 @@ import pytest
 from clevr.questions import ask
 from clevr.scenes import sample_scene
 
-SCENES = 300
+SCENES = 200
 INTEGER = ("equal_integer", "less_than", "greater_than")
 VALUES = {"size": {"large", "small"}, "material": {"rubber", "metal"},
           "shape": {"cube", "sphere", "cylinder"},
