@@ -40,15 +40,15 @@ all: build/submission.zip
 	  { echo 'error: $(PYTHON) cannot make environments: install its venv package (apt install python3-venv)'; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo 'Installing requirements.txt into .venv, which takes one to three minutes'
-	@$(RUN) -m pip install --quiet -r requirements.txt
+	@$(RUN) -m pip install -qq -r requirements.txt
 	@cp $< $@
 
 .venv/installed-cuda: .venv/installed
-	$(RUN) -m pip install --quiet -c requirements.txt 'tensorflow[and-cuda]'
+	$(RUN) -m pip install -qq -c requirements.txt 'tensorflow[and-cuda]'
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
-	@$(RUN) -m pip install --quiet -r requirements-dev.txt
+	@$(RUN) -m pip install -qq -r requirements-dev.txt
 	@cp $< $@
 
 environment: .venv/installed $(CUDA)
