@@ -14,36 +14,40 @@ from .workers import default_workers
 EPILOGS = {
     "": """\
 examples:
-  python -m clevr prepare data                all in one: makes a small set, or checks what is there
+  python -m clevr prepare data      all in one: makes a small set if DATA is empty
 
   python -m clevr generate build/clevr --train 2000 --val 500 --seed 1
   python -m clevr convert build/clevr data
   python -m clevr check data
 
-  python -m clevr convert CLEVR_v1.0 data     the official images: unpack CLEVR_v1.0.zip first
+  python -m clevr convert CLEVR_v1.0 data      the official images, unpacked
 
 "python -m clevr COMMAND --help" explains a command.""",
     "prepare": """\
 example: python -m clevr prepare data --size coursework
 
-If DATA holds no TFRecords, makes ours (generate, convert, check). If ours are incomplete or damaged,
-completes them. Data that you brought are only checked. The images stay in build/clevr-SIZE.""",
+If DATA holds no TFRecords, makes ours (generate, convert, check). If ours are
+incomplete or damaged, completes them. Data that you brought are only checked.
+The images stay in build/clevr-SIZE.""",
     "generate": """\
-example: python -m clevr generate build/clevr --train 14950 --val 3750 --seed 1 --workers 8
+example: python -m clevr generate build/clevr --train 2000 --val 500 --seed 1
 
-The same seed makes the same set, whatever the number of workers. An interrupted run resumes when the
-same command is given again. A folder that holds anything else is left alone.""",
+The same seed makes the same set, whatever the number of workers. An interrupted
+run resumes when the same command is given again. A folder that holds anything
+else is left alone.""",
     "convert": """\
 example: python -m clevr convert ~/Downloads/CLEVR_v1.0 data --limit 3750
 
-SRC has images/{train,val}/*.png and questions/CLEVR_{train,val}_questions.json. Each image takes
-0.6 MB: all of CLEVR v1.0 needs 51 GB. An interrupted run resumes when the same command is given
-again. Files that this command did not write are left alone.""",
+SRC has images/{train,val}/*.png and questions/CLEVR_{train,val}_questions.json.
+Each image takes 0.6 MB: all of CLEVR v1.0 needs 51 GB. An interrupted run
+resumes when the same command is given again. Files that this command did not
+write are left alone.""",
     "check": """\
 example: python -m clevr check data
 
-Counts what is in DATA/train and DATA/val: uncompressed files with "tfrecord" in their names. Ends at
-the first error with exit status 1, and names the file, the record (counted from 1) and the remedy.""",
+Counts what is in DATA/train and DATA/val: uncompressed files with "tfrecord" in
+their names. Ends at the first error with exit status 1, and names the file, the
+record (counted from 1) and the remedy.""",
 }
 
 

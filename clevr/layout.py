@@ -4,12 +4,14 @@ The same functions write our scenes, images and questions and read the official 
 https://cs.stanford.edu/people/jcjohns/clevr/ (Johnson et al., CVPR 2017)."""
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
 import ijson
 
 SPLITS = ("train", "val")       # the official test split has no answers
+MANIFEST = "convert.json"       # in the data folder, if we converted it
 
 
 class DataError(Exception):
@@ -44,6 +46,15 @@ def record_files(data, split):
     """The TFRecords of a split, in the order in which they are read."""
     # Also *.tfrecord and *.tfrecord-00000-of-00010. Half-written files begin with a dot.
     return sorted(path for path in (Path(data) / split).glob("[!.]*tfrecord*") if path.is_file())
+
+
+def shard_name(split, index, count):
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecords"
+
+
+def is_shard(path):
+    """Whether our TFRecords have such names."""
+    return re.fullmatch(rf"{path.parent.name}-\d{{5}}-of-\d{{5}}\.tfrecords", path.name) is not None
 
 
 def description(seed, images):

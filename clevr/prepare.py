@@ -4,7 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from .layout import SPLITS, DamagedFile, DataError, atomic_write, description, record_files
+from . import layout
+from .layout import SPLITS, DamagedFile, DataError, atomic_write, record_files
 from .workers import default_workers
 
 SEED = 2
@@ -44,7 +45,7 @@ def prepare(data, size=None, state=None):
         try:
             tallies = tfrecords.check(data)
         except DamagedFile as error:
-            if not ours or error.path in mended or not tfrecords.is_shard(error.path):
+            if not ours or error.path in mended or not layout.is_shard(error.path):
                 raise
             print(f"{error.path} is damaged and made again", file=sys.stderr)
             mended.add(error.path)
@@ -60,9 +61,12 @@ def prepare(data, size=None, state=None):
 def read_origin(data):
     """Whether the data are proved to be ours, and of which size they say they are (None: neither)."""
     source = data / "source.txt"
-    text = source.read_text(encoding="utf-8", errors="replace").strip() if source.exists() else ""
-    found = next((size for size, images in SIZES.items() if text == description(SEED, images)), None)
-    return found is not None and (data / "convert.json").exists(), found
+    files = [path for split in SPLITS for path in record_files(data, split)]
+    if not source.exists() or not all(map(layout.is_shard, files)):
+        return False, None      # whoever brought other files may have left our source.txt
+    text = source.read_text(encoding="utf-8", errors="replace").strip()
+    found = next((size for size in SIZES if text == layout.description(SEED, SIZES[size])), None)
+    return found is not None and (data / layout.MANIFEST).exists(), found
 
 
 def list_files(data):
@@ -77,6 +81,6 @@ def make(data, size):
     from .generate import generate
     from .tfrecords import convert
 
-    layout = Path("build") / f"clevr-{size}"
-    generate(layout, SIZES[size], SEED, default_workers())
-    convert(layout, data, None, default_workers())
+    source = Path("build") / f"clevr-{size}"
+    generate(source, SIZES[size], SEED, default_workers())
+    convert(source, data, None, default_workers())

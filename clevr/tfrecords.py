@@ -5,7 +5,6 @@ while TensorFlow costs every process that imports it 3.6 s and 640 MB."""
 
 import hashlib
 import json
-import re
 import shutil
 import string
 from collections import Counter
@@ -22,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from . import layout
-from .layout import SPLITS, DamagedFile, DataError, atomic_write, images_folder, questions_file, record_files
+from .layout import SPLITS, DamagedFile, DataError, atomic_write, is_shard, questions_file, record_files
 from .questions import VALUES
 
 SIDE = 224
@@ -30,7 +29,6 @@ IMAGE_BYTES = SIDE * SIDE * 3 * 4                   # int32
 FRAME_BYTES = 16                                    # around each record: length and checksums
 SHARD_IMAGES = 128                                  # 77 MB a file
 FILTER = Image.Resampling.BILINEAR                  # Pillow's: averages as it shrinks, no ringing
-MANIFEST = "convert.json"
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")      # of Pillow: RGB can show all their colours
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x78\x01": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib",
@@ -44,7 +42,7 @@ def convert(src, out, limit, workers):
 
     Raises DataError if `src` is incomplete or `out` holds files of another job."""
     src, out = Path(src), Path(out)
-    for path in [locate(src, split) for split in SPLITS for locate in (images_folder, questions_file)]:
+    for path in [locate(src, split) for split in SPLITS for locate in (layout.images_folder, questions_file)]:
         if not path.exists():
             raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
     claim(out, src, limit)
@@ -52,16 +50,17 @@ def convert(src, out, limit, workers):
         (out / split).mkdir(exist_ok=True)
         if not is_complete(out, split):
             pairs = read_pairs(questions_file(src, split), limit)
-            write_shards(images_folder(src, split), pairs, out / split, workers)
+            write_shards(layout.images_folder(src, split), pairs, out / split, workers)
 
 
 def claim(out, src, limit):
     """Notes in `out` what it is made from, or raises DataError if it holds records of something else."""
-    manifest, source = out / MANIFEST, out / "source.txt"
+    manifest, source = out / layout.MANIFEST, out / "source.txt"
     job = {"limit": limit,
            "questions_sha256": {split: sha256(questions_file(src, split)) for split in SPLITS}}
-    has_records = any(record_files(out, split) for split in SPLITS)
-    if has_records and not (manifest.exists() and json.loads(manifest.read_text(encoding="utf-8")) == job):
+    files = [path for split in SPLITS for path in record_files(out, split)]
+    if files and not (all(map(is_shard, files)) and manifest.exists()
+                      and json.loads(manifest.read_text(encoding="utf-8")) == job):
         raise DataError(f"{out} holds TFRecords of another source or limit: empty it, "
                         "or name another folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +68,7 @@ def claim(out, src, limit):
     # source.txt is one line that says what the data are, for whoever shows results.
     for path, text in ((manifest, json.dumps(job, indent=1)),
                        (source, info.get("description", f"CLEVR v{info.get('version', '1.0')}"))):
-        if not (has_records and path.exists()):
+        if not (files and path.exists()):
             with atomic_write(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -82,24 +81,15 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def shard_name(split, index, count):
-    return f"{split}-{index:05d}-of-{count:05d}.tfrecords"
-
-
-def is_shard(path):
-    """Whether `convert` gives a file such a name."""
-    return re.fullmatch(rf"{path.parent.name}-\d{{5}}-of-\d{{5}}\.tfrecords", path.name) is not None
-
-
 def is_complete(data, split):
     """Whether the data folder has all the shards of a split that their names promise."""
     names = {path.name for path in record_files(data, split) if is_shard(path)}
     count = max((int(name[-15:-10]) for name in names), default=0)
-    return count > 0 and names == {shard_name(split, i, count) for i in range(count)}
+    return count > 0 and names == {layout.shard_name(split, i, count) for i in range(count)}
 
 
 def read_pairs(source, limit):
-    """[(image file name, questions, answers), ...] from a questions file, in its order: 300 MB for the
+    """[(image file name, questions, answers), ...] from a questions file, in its order: 170 MB for the
     700,000 questions of CLEVR v1.0."""
     pairs, seen = [], set()
     with (open(source, "rb") as file, tqdm.wrapattr(file, "read", source.stat().st_size,
@@ -142,7 +132,7 @@ def answer_text(answer):
 def write_shards(images, pairs, folder, workers):
     """Writes the shards that `folder` lacks, each by one thread."""
     shards = [pairs[i:i + SHARD_IMAGES] for i in range(0, len(pairs), SHARD_IMAGES)]
-    paths = [folder / shard_name(folder.name, i, len(shards)) for i in range(len(shards))]
+    paths = [folder / layout.shard_name(folder.name, i, len(shards)) for i in range(len(shards))]
     todo = {path: shard for path, shard in zip(paths, shards, strict=True) if not path.exists()}
     missing = sum(map(len, todo.values()))
     need, free = missing * IMAGE_BYTES, shutil.disk_usage(folder).free
@@ -221,9 +211,10 @@ def check(data):
         if not files[split]:
             raise DataError(f"{Path(data) / split} holds no .tfrecords files: bring or make some "
                             "(data/README.md says how)")
-        if any(map(is_shard, files[split])) and not is_complete(data, split):
-            raise DataError(f"{Path(data) / split} lacks shards that the names of the others promise: "
-                            "give the convert (or prepare) command again")
+        is_ours = (Path(data) / layout.MANIFEST).exists() and any(map(is_shard, files[split]))
+        if is_ours and not is_complete(data, split):
+            raise DataError(f"{Path(data) / split} lacks files, convert was interrupted: "
+                            "give the same command again")
     tallies = {split: Tally() for split in SPLITS}
     size = sum(path.stat().st_size for split in SPLITS for path in files[split])
     with tqdm(desc="checking", total=size, unit="B", unit_scale=True) as bar:

@@ -57,10 +57,13 @@ def test_completes_and_mends_our_data_only_if_proved_ours(data, size):
     assert snapshot(data) == before
 
 
-@pytest.mark.parametrize("source", ["CLEVR v1.0", None, description(TINY_SEED, {"train": 49, "val": 8})])
+@pytest.mark.parametrize("source", ["CLEVR v1.0", None, description(TINY_SEED, {"train": 49, "val": 8}),
+                                    description(TINY_SEED, TINY)])
 def test_only_checks_the_data_of_others(data, tiny_data, source):
     shutil.copytree(tiny_data, data)
     (data / "source.txt").write_text(source) if source else (data / "source.txt").unlink()
+    if source == description(TINY_SEED, TINY):      # other files beside what is left of ours
+        next((data / "train").iterdir()).rename(data / "train" / "theirs.tfrecord")
     before = snapshot(data)
     assert prepare.prepare(data)["val"].images == TINY["val"]
     with pytest.raises(DataError, match="empty it"):
