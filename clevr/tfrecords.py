@@ -5,6 +5,7 @@ while TensorFlow costs every process that imports it 3.6 s and 640 MB."""
 
 import hashlib
 import json
+import os
 import shutil
 import string
 from collections import Counter
@@ -15,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 from PIL import Image
 from tqdm import tqdm
@@ -23,6 +23,13 @@ from tqdm import tqdm
 from . import layout
 from .layout import SPLITS, DamagedFile, DataError, atomic_write, is_shard, questions_file, record_files
 from .questions import VALUES
+
+_stderr = os.dup(2)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)        # two notices of TensorFlow that no setting turns off
+try:
+    import tensorflow as tf
+finally:
+    os.dup2(_stderr, 2)
 
 SIDE = 224
 IMAGE_BYTES = SIDE * SIDE * 3 * 4                   # int32
