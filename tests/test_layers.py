@@ -213,7 +213,7 @@ def test_gradients_are_central_differences(make, reference, training, tf):
 
 # ---- the fused batch normalisation and Keras's own ----
 
-def after_steps(make, shape, training, mask, **options):
+def after_steps(make, shape, training, mask=None, **options):
     """Outputs and gradients of inputs and weights at each of three steps, then the moving statistics."""
     import tensorflow as tf
     rng, found, layer = np.random.default_rng(0), [], make(momentum=0.9, **options)
@@ -230,32 +230,22 @@ def after_steps(make, shape, training, mask, **options):
     return [np.asarray(tf.cast(x, "float32")) for x in (*found, layer.moving_mean, layer.moving_variance)]
 
 
-def assert_equals_keras(tolerance, shape, training, mask=None, **options):
-    ours, theirs = (after_steps(make, shape, training, mask, **options)
+IMAGES = [(4, 5, 3, 6), (1, 2, 7, 1), (3, 2, 1, 3), (1, 1, 1, 2)]
+FUSED = [{}, {"center": False}, {"scale": False}, {"center": False, "scale": False}, {"trainable": False}]
+OTHER = [((6, 4), {}), ((5, 3, 4), {}), ((2, 3, 4, 2, 5), {}), ((3, 4, 5, 2), {"axis": 1}),
+         ((2, 3, 3, 4), {"mask": np.eye(3, dtype=bool)[[[0, 1, 2]] * 2]})]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("shape, options", [
+    *((shape, options) for shape in IMAGES for options in FUSED),
+    *(((4, 5, 3, 6), {"dtype": policy}) for policy in MIXED), *OTHER])
+def test_normalisation_equals_keras(shape, options, training):
+    ours, theirs = (after_steps(make, shape, training, **options)
                     for make in (BatchNormalization, keras.layers.BatchNormalization))
+    tolerance = max(2e-5, 4 * ROUNDING[options.get("dtype", "float32")])
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * max(1, np.abs(other).max()))
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("shape", [(4, 5, 3, 6), (1, 2, 7, 1), (3, 2, 1, 3), (1, 1, 1, 2)])
-@pytest.mark.parametrize("options", [
-    {}, {"center": False}, {"scale": False}, {"center": False, "scale": False}, {"trainable": False}])
-def test_fused_normalisation_equals_keras(options, shape, training):
-    assert_equals_keras(2e-5, shape, training, **options)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("policy", MIXED)
-def test_fused_normalisation_in_half_precision(policy, training):
-    assert_equals_keras(4 * ROUNDING[policy], (4, 5, 3, 6), training, dtype=policy)
-
-
-@pytest.mark.parametrize("shape, options", [
-    ((6, 4), {}), ((5, 3, 4), {}), ((2, 3, 4, 2, 5), {}), ((3, 4, 5, 2), {"axis": 1}),
-    ((2, 3, 3, 4), {"mask": np.eye(3, dtype=bool)[[[0, 1, 2]] * 2]})])
-def test_other_ranks_axes_and_masks_take_keras_own_path(shape, options):
-    assert_equals_keras(0, shape, True, **options)
 
 
 # ---- the notebook's model ----
