@@ -59,15 +59,14 @@ def is_shard(path):
 
 def description(seed, images):
     """How our own data describe themselves: in the info of their JSON files and in source.txt."""
-    return ("CLEVR-like data made by this project, not CLEVR "
-            f"(seed {seed}, {images['train']} + {images['val']} images)")
+    sizes = f"{images['train']} + {images['val']} images"
+    return f"CLEVR-like data made by this project, not CLEVR (seed {seed}, {sizes})"
 
 
 def scene_record(split, index, scene):
     """The official record of a scene: a dict ready for JSON."""
     return {"image_index": index, "objects": scene.objects, "relationships": scene.relationships,
-            "image_filename": image_name(split, index), "split": split,
-            "directions": scene.directions}
+            "image_filename": image_name(split, index), "split": split, "directions": scene.directions}
 
 
 def question_record(scene, index, question):
@@ -78,26 +77,14 @@ def question_record(scene, index, question):
             "answer": question["answer"], "question": question["question"]}
 
 
-def read_records(file, key):
-    """Streams the records of an open (binary) scene or question file in constant memory.
-
-    `key` is "scenes" or "questions". Raises DataError if the file is not such JSON."""
-    return read_items(file, f"{key}.item")
-
-
-def read_items(file, prefix):
+def read_json(file, prefix):
+    """Streams what an open (binary) scene or question file holds under a prefix, in constant memory:
+    "scenes.item", "questions.item" or "info". Raises DataError if the file is not JSON."""
     try:
         yield from ijson.items(file, prefix, use_float=True)
     except ijson.JSONError as error:
         reason = " ".join(str(error).split())       # it may draw an arrow over several lines
         raise DataError(f"{file.name}: truncated or not JSON ({reason}): fetch or make it again") from None
-
-
-def read_info(path):
-    """The "info" of a scene or question file: a dict, empty if there is none. Stops reading there;
-    the release puts it first. Raises DataError if the file is not such JSON."""
-    with open(path, "rb") as file:
-        return next(read_items(file, "info"), {})
 
 
 def partial_path(path):
@@ -107,8 +94,8 @@ def partial_path(path):
 
 @contextmanager
 def atomic_write(path):
-    """Gives a temporary path to write to, which is renamed to `path` only if all went well, so that a
-    file of that name is complete even after a kill or a power cut."""
+    """Gives a temporary path to write to, which is renamed to `path` only if all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     yield partial_path(path)
     with open(partial_path(path), "rb+") as file:
         os.fsync(file.fileno())

@@ -16,10 +16,8 @@ def prepare(data, size=None, state=None):
     """Makes the folder `data` ready for training; returns what `tfrecords.check` counts in it.
 
     A folder without TFRecords gets our data of `size` (a key of SIZES, None for "small"). Our own data are
-    completed or mended if need be; anybody else's are only checked.
-
-    `state` is a path where the files that were found whole are noted. If they are still the same,
-    nothing is read and None is returned.
+    completed or mended if need be; anybody else's are only checked. The files that were found whole are
+    noted in the file `state`: if they are still the same, nothing is read and None is returned.
 
     Raises DataError if the data are damaged, or are there but not of the `size` that is asked for."""
     data = Path(data)
@@ -35,8 +33,8 @@ def prepare(data, size=None, state=None):
         size = found
     if state and state.exists() and state.read_bytes() == list_files(data):
         return None
-    from . import tfrecords  # not before, as it imports TensorFlow, which takes seconds
-
+    # Not before: TensorFlow takes seconds.
+    from . import tfrecords
     if ours and not all(tfrecords.is_complete(data, split) for split in SPLITS):
         make(data, size)
     tallies, mended = None, set()
@@ -52,7 +50,6 @@ def prepare(data, size=None, state=None):
             error.path.unlink()
             make(data, size)
     if state:
-        state.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(state) as temporary:
             temporary.write_bytes(files)
     return tallies
@@ -80,7 +77,6 @@ def make(data, size):
     """Makes what is missing of our data of that size; the images stay in build/clevr-SIZE."""
     from .generate import generate
     from .tfrecords import convert
-
     source = Path("build") / f"clevr-{size}"
     generate(source, SIZES[size], SEED, default_workers())
     convert(source, data, None, default_workers())

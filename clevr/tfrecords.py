@@ -1,7 +1,5 @@
-"""Turns a folder in the layout of CLEVR v1.0 into the coursework's TFRecords, and checks such files.
-
-Threads of one process do the work, not processes: Pillow and NumPy release the interpreter lock,
-while TensorFlow costs every process that imports it 3.6 s and 640 MB."""
+"""Turns a folder in the layout of CLEVR v1.0 into the coursework's TFRecords, and checks such files. Threads
+do the work: TensorFlow costs every process 3.6 s and 640 MB; Pillow and NumPy release Python's lock."""
 
 import hashlib
 import json
@@ -38,23 +36,19 @@ SHARD_IMAGES = 128                                  # 77 MB a file
 FILTER = Image.Resampling.BILINEAR                  # Pillow's: averages as it shrinks, no ringing
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")      # of Pillow: RGB can show all their colours
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-COMPRESSED = {b"\x1f\x8b": "gzip", b"\x78\x01": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib",
-              b"BZ": "bzip2", b"PK": "zip", b"\xfd7": "xz", b"\x28\xb5": "zstd"}      # by the first two bytes
+COMPRESSED = {b"\x1f\x8b": "(gzip): gunzip it", b"\x78\x9c": "(zlib): decompress it"}    # by the first bytes
 REMEDY = "delete the file, then fetch or convert it again"
 
 
 def convert(src, out, limit, workers):
-    """Writes `out`/{train,val}/*.tfrecords from the CLEVR v1.0 folder `src`, the first `limit` images
-    of each split or all (None), with `workers` threads; resumes an earlier call.
-
-    Raises DataError if `src` is incomplete or `out` holds files of another job."""
+    """Writes `out`/{train,val}/*.tfrecords from the CLEVR v1.0 folder `src`, the first `limit` images of each
+    split or all (None), or resumes. Raises DataError if `src` is incomplete or `out` holds other files."""
     src, out = Path(src), Path(out)
     for path in [locate(src, split) for split in SPLITS for locate in (layout.images_folder, questions_file)]:
         if not path.exists():
             raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
     claim(out, src, limit)
     for split in SPLITS:
-        (out / split).mkdir(exist_ok=True)
         if not is_complete(out, split):
             pairs = read_pairs(questions_file(src, split), limit)
             write_shards(layout.images_folder(src, split), pairs, out / split, workers)
@@ -62,28 +56,25 @@ def convert(src, out, limit, workers):
 
 def claim(out, src, limit):
     """Notes in `out` what it is made from, or raises DataError if it holds records of something else."""
-    manifest, source = out / layout.MANIFEST, out / "source.txt"
-    job = {"limit": limit,
-           "questions_sha256": {split: sha256(questions_file(src, split)) for split in SPLITS}}
+    hashes = {split: sha256(questions_file(src, split)) for split in SPLITS}
+    job = json.dumps({"limit": limit, "questions_sha256": hashes}, indent=1) + "\n"
     files = [path for split in SPLITS for path in record_files(out, split)]
-    if files and not (all(map(is_shard, files)) and manifest.exists()
-                      and json.loads(manifest.read_text(encoding="utf-8")) == job):
-        raise DataError(f"{out} holds TFRecords of another source or limit: empty it, "
-                        "or name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    info = layout.read_info(questions_file(src, "train"))
+    manifest = out / layout.MANIFEST
+    if files and not (all(map(is_shard, files)) and manifest.exists() and manifest.read_text() == job):
+        raise DataError(f"{out} holds TFRecords of another source or limit: empty it, or name another folder")
+    with open(questions_file(src, "train"), "rb") as file:
+        info = next(layout.read_json(file, "info"), {})
+    source = info.get("description", f"CLEVR v{info.get('version', '1.0')}") + "\n"
     # source.txt is one line that says what the data are, for whoever shows results.
-    for path, text in ((manifest, json.dumps(job, indent=1)),
-                       (source, info.get("description", f"CLEVR v{info.get('version', '1.0')}"))):
-        if not (files and path.exists()):
-            with atomic_write(path) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+    for path, text in (manifest, job), (out / "source.txt", source):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def sha256(path):
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for chunk in iter(partial(file.read, 1 << 20), b""):
+        while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -96,8 +87,7 @@ def is_complete(data, split):
 
 
 def read_pairs(source, limit):
-    """[(image file name, questions, answers), ...] from a questions file, in its order: 170 MB for the
-    700,000 questions of CLEVR v1.0."""
+    """[(image file name, questions, answers), ...] from a questions file: 170 MB for CLEVR v1.0."""
     pairs, seen = [], set()
     with (open(source, "rb") as file, tqdm.wrapattr(file, "read", source.stat().st_size,
                                                     desc=f"reading {source.name}") as stream):
@@ -117,15 +107,15 @@ def read_pairs(source, limit):
 
 def read_triples(file):
     """Streams image file name, question and answer from an open questions file."""
-    for number, record in enumerate(layout.read_records(file, "questions"), 1):
+    for number, record in enumerate(layout.read_json(file, "questions.item"), 1):
         try:
             triple = record["image_filename"], record["question"], answer_text(record["answer"])
         except (KeyError, TypeError) as error:
             raise DataError(f"{file.name}: question {number} lacks {error}: "
                             "bring a training or validation file (test has no answers)") from None
         if not all(isinstance(text, str) for text in triple):
-            raise DataError(f"{file.name}: question {number}: image_filename and question must be strings, "
-                            f"answer a string, whole number or boolean, not {triple}: mend or leave it out")
+            raise DataError(f"{file.name}: question {number} has {triple}, not text (or a whole number or "
+                            "boolean as its answer): mend or leave it out")
         yield triple
 
 
@@ -142,7 +132,7 @@ def write_shards(images, pairs, folder, workers):
     paths = [folder / layout.shard_name(folder.name, i, len(shards)) for i in range(len(shards))]
     todo = {path: shard for path, shard in zip(paths, shards, strict=True) if not path.exists()}
     missing = sum(map(len, todo.values()))
-    need, free = missing * IMAGE_BYTES, shutil.disk_usage(folder).free
+    need, free = missing * IMAGE_BYTES, shutil.disk_usage(folder.parent).free
     if need > free:
         raise DataError(f"{folder} needs {need / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f}: "
                         "make room, name another folder, or give a smaller --limit")
@@ -174,8 +164,7 @@ def read_pixels(path):
                                 "save it as an 8-bit RGB PNG")
             return np.asarray(image.convert("RGB").resize((SIDE, SIDE), FILTER), "<i4")
     except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read as an image ({reason}): fetch or make it again") from None
+        raise DataError(f"{path} cannot be read as an image ({error}): fetch or make it again") from None
 
 
 def serialize(pixels, questions, answers):
@@ -198,14 +187,13 @@ class Tally:
     words: set = field(default_factory=set)
     answers: Counter = field(default_factory=Counter)
 
-
     def answers_by_type(self):
         """How often each answer was given, for each type that occurs: {"count": Counter, ...}."""
-        types = {"yes/no": {"yes", "no"}, "count": set(map(str, range(11)))}
-        types |= {attribute: set(VALUES[attribute]) for attribute in ("color", "shape", "size", "material")}
-        types["other"] = self.answers.keys() - set().union(*types.values())
-        counts = {name: Counter({answer: count for answer, count in self.answers.items() if answer in values})
-                  for name, values in types.items()}
+        types = {"yes/no": ("yes", "no"), "count": map(str, range(11)), **VALUES, "other": ()}
+        type_of = {answer: name for name, answers in types.items() for answer in answers}
+        counts = {name: Counter() for name in types}
+        for answer, count in self.answers.items():
+            counts[type_of.get(answer, "other")][answer] = count
         return {name: counter for name, counter in counts.items() if counter}
 
 
@@ -216,8 +204,7 @@ def check(data):
     files = {split: record_files(data, split) for split in SPLITS}
     for split in SPLITS:
         if not files[split]:
-            raise DataError(f"{Path(data) / split} holds no .tfrecords files: bring or make some "
-                            "(data/README.md says how)")
+            raise DataError(f"{Path(data) / split} holds no .tfrecords files: see data/README.md")
         is_ours = (Path(data) / layout.MANIFEST).exists() and any(map(is_shard, files[split]))
         if is_ours and not is_complete(data, split):
             raise DataError(f"{Path(data) / split} lacks files, convert was interrupted: "
@@ -236,16 +223,16 @@ def check_file(path, tally, known, bar):
     """Adds the records of a file to `tally`. Answers must be among `known`, unless it is None."""
     tally.files += 1
     with open(path, "rb") as file:
-        compression = COMPRESSED.get(file.read(2))
+        compressed = COMPRESSED.get(file.read(2))
     number = size = 0
     try:
-        for number, record in enumerate(stream(path), 1):
+        records = tf.data.TFRecordDataset(str(path)).prefetch(4)        # read ahead by a thread
+        for number, record in enumerate(records.as_numpy_iterator(), 1):
             questions, answers = parse(record)
-            for answer in answers:
-                if known is not None and answer not in known:
+            for answer in answers if known else ():
+                if answer not in known:
                     raise DataError(f'{path}: record {number}: answer "{answer}" does not occur in training: '
-                                    "a classifier cannot learn it; bring more training records, "
-                                    "or leave this out")
+                                    "bring more training records, or leave this one out")
             tally.images += 1
             tally.questions += len(questions)
             tally.answers.update(answers)
@@ -256,20 +243,14 @@ def check_file(path, tally, known, bar):
         if size < path.stat().st_size:      # TensorFlow takes a truncated frame for the end of the file
             raise tf.errors.DataLossError(None, None, "truncated")
     except tf.errors.DataLossError as error:
-        if number == 0 and compression:
-            remedy = "gunzip it" if compression == "gzip" else "decompress it"
-            raise DataError(f"{path} is compressed ({compression}): {remedy}") from None
+        if number == 0 and compressed:
+            raise DataError(f"{path} is compressed {compressed}") from None
         kind = "truncated, the file ends within it" if "truncated" in error.message else "bad CRC"
         raise DamagedFile(path, f"record {number + 1}: {kind}: {REMEDY}") from None
     except ValueError as error:
         raise DamagedFile(path, f"record {number}: {error}: {REMEDY}") from None
     if number == 0:
         raise DamagedFile(path, f"empty, it holds no record 1: {REMEDY}")
-
-
-def stream(path):
-    """The bytes of each record; TensorFlow reads ahead in a thread of its own."""
-    return tf.data.TFRecordDataset(str(path)).prefetch(4).as_numpy_iterator()
 
 
 def parse(record):
@@ -283,12 +264,10 @@ def parse(record):
             raise ValueError(f'feature "{name}" is missing (it has {sorted(features)})')
     images, questions, answers = (features[name].bytes_list.value for name in ("image", "question", "answer"))
     if len(images) != 1 or len(images[0]) != IMAGE_BYTES:
-        raise ValueError(f"image holds {[len(image) for image in images]} bytes, not [{IMAGE_BYTES}] "
-                         "(224x224x3 int32)")
+        raise ValueError(f"image holds {[*map(len, images)]} bytes, not [{IMAGE_BYTES}] (224x224x3 int32)")
     pixels = np.frombuffer(images[0], "<i4")
     if pixels.min() < 0 or pixels.max() > 255:
         raise ValueError(f"image has values from {pixels.min()} to {pixels.max()}, not within 0 to 255")
     if not questions or len(questions) != len(answers):
-        raise ValueError(f"{len(questions)} questions and {len(answers)} answers, which must be as many, "
-                         "and at least one")
+        raise ValueError(f"{len(questions)} questions and {len(answers)} answers, not the same number from 1")
     return [text.decode() for text in questions], [text.decode() for text in answers]

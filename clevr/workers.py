@@ -14,27 +14,21 @@ WORKER_BYTES = 0.5e9        # measured: 0.2 GB to render, 0.4 if the renderer ha
 def default_workers(root="/"):
     """How many workers this process may run, at least 1. A container shows all the CPUs and memory of its
     machine, so the limits of the control groups (cgroups) count, too."""
-    cpus, memory = [os.cpu_count() or 1], []
-    if hasattr(os, "sched_getaffinity"):
-        cpus.append(len(os.sched_getaffinity(0)))
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        memory.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    cpus = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
+    memory = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for folder in control_groups(Path(root)):       # version 2, or version 1
         quota = (read_numbers(folder, "cpu.max")
                  or read_numbers(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us"))
         if len(quota) == 2 and quota[0] > 0:        # -1 is no limit
             cpus.append(quota[0] / quota[1])
         memory += read_numbers(folder, "memory.max") or read_numbers(folder, "memory.limit_in_bytes")
-    return max(1, int(min(cpus + [size / WORKER_BYTES for size in memory])))
+    return max(1, int(min(*cpus, min(memory) / WORKER_BYTES)))
 
 
 def control_groups(root):
     """The folders of this process's control groups and of the groups that contain them."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return                                      # not Linux
-    for line in lines:
+    path = root / "proc/self/cgroup"                # only Linux has it
+    for line in path.read_text().splitlines() if path.exists() else ():
         _, controllers, group = line.split(":", 2)
         group = PurePosixPath(group.lstrip("/"))
         for controller in controllers.split(","):
@@ -56,7 +50,7 @@ def results(workers, work, items):
     quietly when it is interrupted or killed."""
     # One thread each: the workers themselves fill the cores.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
     try:
         # Workers inherit this from the start: Ctrl-C is the parent's to handle.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -67,11 +61,7 @@ def results(workers, work, items):
         pool.shutdown(cancel_futures=True)
 
 
-def begin_worker():
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
 def end_with_parent():
-    """Without this, the workers of a killed parent would wait for work forever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    """Without this thread, the workers of a killed parent would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
