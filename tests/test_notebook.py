@@ -100,7 +100,7 @@ FAULTS = {  # what is wrong -> the data's pairs or image size, what is then done
     "no files": ({}, lambda data: (data / "val" / NAMES[0]).unlink(), "val"),
     "first record truncated": ({}, lambda data: truncate(data, NAMES[0]), "train"),
     "last record truncated": ({}, lambda data: truncate(data, NAMES[2]), "train"),
-    "answer that training lacks": ({"val": [(["Is it?"], ["no"])]}, None, "val"),
+    "answer that training lacks": ({"val": [(["Is it?"], ["no"])]}, None, "train"),
     "more questions than answers": ({"val": [(["Is it?", "Is it big?"], ["yes"])]}, None, "val"),
     "image without questions": ({"train": [*PAIRS["train"][:2], ([], [])]}, None, "train"),
     "images of another size": ({"side": 112}, None, "train"),
