@@ -10,71 +10,67 @@ WORDS = {"large": ("large", "big"), "small": ("small", "tiny"),
 SIDES = {"left": ("left of", "to the left of", "on the left side of"),
          "right": ("right of", "to the right of", "on the right side of"),
          "front": ("in front of",), "behind": ("behind",)}
-SAME = {"size": (("have", "the same size as"), ("are", "the same size as")),
-         "color": (("have", "the same color as"), ("are", "the same color as")),
-         "material": (("have", "the same material as"), ("are", "made of the same material as")),
-         "shape": (("have", "the same shape as"), ("are", "the same shape as"))}
 SINGULAR = {"are": "is", "have": "has"}
 IT_FRACTION = 0.3       # of the questions that could, introduce the reference first: "There is a cube; ..."
 BARE_FRACTION = 0.25    # of single relations are told without "that is"
 
 # x, y: the groups that the question is about; of: the reference of x; outer: of both sides of "or"
 SENTENCES = {
-    "count": ("How many {x.all} are there?", "What number of {x.all} are there?",
-              "How many {x.all} are visible?", "What is the number of {x.all}?"),
-    "count related": ("How many {x.plural} {x.do}?", "How many {x.plural} {x.do}?",
-                      "What number of {x.plural} {x.do}?", "How many of the {x.plural} {x.do}?",
-                      "How many {x.all} are there?", "What is the number of {x.all}?"),
-    "count it": ("There is {of.a}; how many {x.plural} are {x.at_it}?",
-                 "There is {of.a}; what number of {x.plural} are {x.at_it}?"),
-    "exist": ("Are there any {x.all}?", "Is there {x.a}?", "Are any {x.all} visible?", "Is {x.a} visible?"),
-    "exist related": ("Are there any {x.all}?", "Is there {x.anything}?", "{x.do_any}?"),
-    "exist it": ("There is {of.a}; are there any {x.plural} {x.at_it}?",
-                 "There is {of.a}; is there {x.a_singular} {x.at_it}?"),
-    "query_size": ("What size is {x.the}?", "What is the size of {x.the}?", "How big is {x.the}?",
-                   "How large is {x.the}?", "There is {x.a}; what size is it?",
-                   "There is {x.a}; what is its size?", "There is {x.a}; how big is it?"),
-    "query_color": ("What color is {x.the}?", "What is the color of {x.the}?",
-                    "What color does {x.the} have?", "{x.the} is what color?",
-                    "There is {x.a}; what color is it?", "There is {x.a}; what is its color?"),
-    "query_material": ("What material is {x.the}?", "What is the material of {x.the}?",
-                       "What is {x.the} made of?", "{x.the} is made of what material?",
-                       "There is {x.a}; what is it made of?", "There is {x.a}; what material is it made of?",
-                       "There is {x.a}; what is its material?"),
-    "query_shape": ("What shape is {x.the}?", "What is the shape of {x.the}?",
-                    "What shape does {x.the} have?", "{x.the} has what shape?",
-                    "There is {x.a}; what shape is it?", "There is {x.a}; what is its shape?"),
-    "equal_size": ("Do {x.the} and {y.the} have the same size?", "Is {x.the} the same size as {y.the}?",
-                   "Does {x.the} have the same size as {y.the}?",
-                   "Is the size of {x.the} equal to the size of {y.the}?",
-                   "There is {x.a}; is it the same size as {y.the}?",
-                   "There is {x.a}; does it have the same size as {y.the}?"),
-    "equal_color": ("Do {x.the} and {y.the} have the same color?", "Is {x.the} the same color as {y.the}?",
-                    "Does {x.the} have the same color as {y.the}?", "Are {x.the} and {y.the} the same color?",
-                    "There is {x.a}; is it the same color as {y.the}?",
-                    "There is {x.a}; is its color the same as that of {y.the}?"),
-    "equal_material": ("Do {x.the} and {y.the} have the same material?",
-                       "Are {x.the} and {y.the} made of the same material?",
-                       "Is {x.the} made of the same material as {y.the}?",
-                       "Is the material of {x.the} the same as that of {y.the}?",
-                       "There is {x.a}; is it made of the same material as {y.the}?",
-                       "There is {x.a}; does it have the same material as {y.the}?"),
-    "equal_shape": ("Do {x.the} and {y.the} have the same shape?", "Is {x.the} the same shape as {y.the}?",
-                    "Does {x.the} have the same shape as {y.the}?",
-                    "Is the shape of {x.the} the same as that of {y.the}?",
-                    "There is {x.a}; is it the same shape as {y.the}?",
-                    "There is {x.a}; does it have the same shape as {y.the}?"),
-    "equal_integer": ("Are there an equal number of {x.all} and {y.all}?",
-                      "Is the number of {x.all} the same as the number of {y.all}?",
-                      "Is the number of {x.all} equal to the number of {y.all}?",
-                      "Are there the same number of {x.all} and {y.all}?"),
-    "less_than": ("Are there fewer {x.all} than {y.all}?",
-                  "Is the number of {x.all} less than the number of {y.all}?"),
-    "greater_than": ("Are there more {x.all} than {y.all}?",
-                     "Is the number of {x.all} greater than the number of {y.all}?"),
-    "either": ("How many {outer} are either {x.all} or {y.all}?", "How many {outer} are {x.all} or {y.all}?",
-               "What number of {outer} are either {x.all} or {y.all}?",
-               "What is the number of {outer} that are either {x.all} or {y.all}?"),
+    "count": ("How many {x:all} are there?", "What number of {x:all} are there?",
+              "How many {x:all} are visible?", "What is the number of {x:all}?"),
+    "count related": ("How many {x:plural} {x:do}?", "How many {x:plural} {x:do}?",
+                      "What number of {x:plural} {x:do}?", "How many of the {x:plural} {x:do}?",
+                      "How many {x:all} are there?", "What is the number of {x:all}?"),
+    "count it": ("There is {of:a}; how many {x:plural} are {x:at_it}?",
+                 "There is {of:a}; what number of {x:plural} are {x:at_it}?"),
+    "exist": ("Are there any {x:all}?", "Is there {x:a}?", "Are any {x:all} visible?", "Is {x:a} visible?"),
+    "exist related": ("Are there any {x:all}?", "Is there {x:anything}?", "{x:do_any}?"),
+    "exist it": ("There is {of:a}; are there any {x:plural} {x:at_it}?",
+                 "There is {of:a}; is there {x:a_singular} {x:at_it}?"),
+    "query_size": ("What size is {x:the}?", "What is the size of {x:the}?", "How big is {x:the}?",
+                   "How large is {x:the}?", "There is {x:a}; what size is it?",
+                   "There is {x:a}; what is its size?", "There is {x:a}; how big is it?"),
+    "query_color": ("What color is {x:the}?", "What is the color of {x:the}?",
+                    "What color does {x:the} have?", "{x:the} is what color?",
+                    "There is {x:a}; what color is it?", "There is {x:a}; what is its color?"),
+    "query_material": ("What material is {x:the}?", "What is the material of {x:the}?",
+                       "What is {x:the} made of?", "{x:the} is made of what material?",
+                       "There is {x:a}; what is it made of?", "There is {x:a}; what material is it made of?",
+                       "There is {x:a}; what is its material?"),
+    "query_shape": ("What shape is {x:the}?", "What is the shape of {x:the}?",
+                    "What shape does {x:the} have?", "{x:the} has what shape?",
+                    "There is {x:a}; what shape is it?", "There is {x:a}; what is its shape?"),
+    "equal_size": ("Do {x:the} and {y:the} have the same size?", "Is {x:the} the same size as {y:the}?",
+                   "Does {x:the} have the same size as {y:the}?",
+                   "Is the size of {x:the} equal to the size of {y:the}?",
+                   "There is {x:a}; is it the same size as {y:the}?",
+                   "There is {x:a}; does it have the same size as {y:the}?"),
+    "equal_color": ("Do {x:the} and {y:the} have the same color?", "Is {x:the} the same color as {y:the}?",
+                    "Does {x:the} have the same color as {y:the}?", "Are {x:the} and {y:the} the same color?",
+                    "There is {x:a}; is it the same color as {y:the}?",
+                    "There is {x:a}; is its color the same as that of {y:the}?"),
+    "equal_material": ("Do {x:the} and {y:the} have the same material?",
+                       "Are {x:the} and {y:the} made of the same material?",
+                       "Is {x:the} made of the same material as {y:the}?",
+                       "Is the material of {x:the} the same as that of {y:the}?",
+                       "There is {x:a}; is it made of the same material as {y:the}?",
+                       "There is {x:a}; does it have the same material as {y:the}?"),
+    "equal_shape": ("Do {x:the} and {y:the} have the same shape?", "Is {x:the} the same shape as {y:the}?",
+                    "Does {x:the} have the same shape as {y:the}?",
+                    "Is the shape of {x:the} the same as that of {y:the}?",
+                    "There is {x:a}; is it the same shape as {y:the}?",
+                    "There is {x:a}; does it have the same shape as {y:the}?"),
+    "equal_integer": ("Are there an equal number of {x:all} and {y:all}?",
+                      "Is the number of {x:all} the same as the number of {y:all}?",
+                      "Is the number of {x:all} equal to the number of {y:all}?",
+                      "Are there the same number of {x:all} and {y:all}?"),
+    "less_than": ("Are there fewer {x:all} than {y:all}?",
+                  "Is the number of {x:all} less than the number of {y:all}?"),
+    "greater_than": ("Are there more {x:all} than {y:all}?",
+                     "Is the number of {x:all} greater than the number of {y:all}?"),
+    "either": ("How many {outer} are either {x:all} or {y:all}?", "How many {outer} are {x:all} or {y:all}?",
+               "What number of {outer} are either {x:all} or {y:all}?",
+               "What is the number of {outer} that are either {x:all} or {y:all}?"),
 }
 
 
@@ -109,78 +105,51 @@ def article(words):
 
 
 class Mention:
-    """The wordings of a `questions.Group`, for use in `SENTENCES`. Every access to a property chooses
-    its synonyms anew."""
+    """The wordings of a `questions.Group`, for use in `SENTENCES`. Each use chooses its synonyms anew."""
 
     def __init__(self, group, rng):
         self.group, self.rng = group, rng
+        self.same = group is not None and any(relation.function != "relate" for relation in group.relations)
 
-    @property
-    def same(self):
-        return any(relation.function != "relate" for relation in self.group.relations)
-
-    @property
-    def singular(self):
-        """red ball"""
-        return noun(self.group.description, self.rng)
-
-    @property
-    def plural(self):
-        """red balls; other red balls"""
-        return "other " * self.same + noun(self.group.description, self.rng, "s")
-
-    @property
-    def all(self):
-        """red balls [that are] behind the cube; other red balls of the same size as the cube"""
-        return self.plural + self.clause("are")
-
-    @property
-    def the(self):
-        """the red ball [that is] behind the cube; the other red ball of the same size as the cube"""
-        return f"the {'other ' * self.same}{self.singular}{self.clause('is')}"
-
-    @property
-    def a(self):
-        """a red ball [that is] behind the cube; another red ball of the same size as the cube"""
-        words = f"another {self.singular}" if self.same else article(self.singular)
-        return words + self.clause("is")
-
-    @property
-    def a_singular(self):
-        return article(self.singular)
-
-    @property
-    def anything(self):
-        """As `a`, but an object without description is mostly "anything"."""
-        if any(self.group.description) or self.rng.random() < 0.3:
-            return self.a
-        return "anything" + " else" * self.same + self.clause("is")
-
-    @property
-    def do(self):
-        """are behind the cube; have the same size as the cube"""
-        return " ".join(self.predicate())
-
-    @property
-    def do_any(self):
-        """are any red balls behind the cube; do any other red balls have the same size as the cube"""
-        verb, rest = self.predicate()
-        return f"are any {self.plural} {rest}" if verb == "are" else f"do any {self.plural} have {rest}"
-
-    @property
-    def at_it(self):
-        """behind it"""
-        return f"{pick(self.rng, SIDES[self.group.relations[0].direction])} it"
+    def __format__(self, wording):
+        match wording:
+            case "singular":        # red ball
+                return noun(self.group.description, self.rng)
+            case "plural":          # red balls; other red balls
+                return "other " * self.same + noun(self.group.description, self.rng, "s")
+            case "all":             # red balls [that are] behind the cube; other red balls of the same ...
+                return f"{self:plural}{self.clause('are')}"
+            case "the":             # the red ball [that is] behind the cube; the other red ball of the ...
+                return f"the {'other ' * self.same}{self:singular}{self.clause('is')}"
+            case "a":               # a red ball [that is] behind the cube; another red ball of the same ...
+                words = f"another {self:singular}" if self.same else article(f"{self:singular}")
+                return words + self.clause("is")
+            case "a_singular":      # a red ball
+                return article(f"{self:singular}")
+            case "anything":        # as "a", but an object without description is mostly "anything"
+                if any(self.group.description) or self.rng.random() < 0.3:
+                    return f"{self:a}"
+                return "anything" + " else" * self.same + self.clause("is")
+            case "do":              # are behind the cube; have the same size as the cube
+                return " ".join(self.predicate())
+            case "do_any":          # are any red balls behind the cube; do any other red balls have the ...
+                verb, rest = self.predicate()
+                begin, have = ("are", "") if verb == "are" else ("do", "have ")
+                return f"{begin} any {self:plural} {have}{rest}"
+            case "at_it":           # behind it
+                return f"{pick(self.rng, SIDES[self.group.relations[0].direction])} it"
 
     def predicate(self):
         """The verb of the plural, and what follows it."""
         phrases = []
         for relation in self.group.relations:
-            reference = Mention(relation.reference, self.rng).the
+            reference = f"{Mention(relation.reference, self.rng):the}"
             if relation.function == "relate":
                 verb, phrase = "are", pick(self.rng, SIDES[relation.direction])
             else:
-                verb, phrase = pick(self.rng, SAME[relation.function.removeprefix("same_")])
+                verb, name = pick(self.rng, ("have", "are")), relation.function.removeprefix("same_")
+                made_of = "made of " * (verb == "are" and name == "material")
+                phrase = f"{made_of}the same {name} as"
             phrases.append(f"{phrase} {reference}")
         if len(phrases) == 2 and self.rng.random() < 0.5:
             phrases[0] = "both " + phrases[0]

@@ -36,19 +36,19 @@ def prepare(data, size=None, state=None):
     # Not before: TensorFlow takes seconds.
     from . import tfrecords
     if ours and not all(tfrecords.is_complete(data, split) for split in SPLITS):
-        make(data, size)
-    tallies, mended = None, set()
-    while tallies is None:
-        files = list_files(data)
-        try:
-            tallies = tfrecords.check(data)
-        except DamagedFile as error:
-            if not ours or error.path in mended or not layout.is_shard(error.path):
-                raise
-            print(f"{error.path} is damaged and made again", file=sys.stderr)
-            mended.add(error.path)
-            error.path.unlink()
-            make(data, size)
+        from .generate import generate
+        images = Path("build") / f"clevr-{size}"
+        generate(images, SIZES[size], SEED, default_workers())
+        tfrecords.convert(images, data, None, default_workers())
+    files = list_files(data)
+    try:
+        tallies = tfrecords.check(data)
+    except DamagedFile as error:
+        if not ours:
+            raise
+        print(f"{error.path} is damaged and made again", file=sys.stderr)
+        error.path.unlink()
+        return prepare(data, size, state)
     if state:
         with atomic_write(state) as temporary:
             temporary.write_bytes(files)
@@ -71,12 +71,3 @@ def list_files(data):
     files = {str(path): (path.stat().st_size, path.stat().st_mtime_ns)
              for split in SPLITS for path in record_files(data, split)}
     return json.dumps(files, indent=1).encode()
-
-
-def make(data, size):
-    """Makes what is missing of our data of that size; the images stay in build/clevr-SIZE."""
-    from .generate import generate
-    from .tfrecords import convert
-    source = Path("build") / f"clevr-{size}"
-    generate(source, SIZES[size], SEED, default_workers())
-    convert(source, data, None, default_workers())

@@ -9,7 +9,9 @@ A question is made from its first object to its last. Every description is chose
 are minimal, of which no word can be left out: "the red cube" is the only red cube, but neither the
 only cube nor the only red thing. Likewise, a relation is told only where it makes a difference."""
 
-from functools import cache
+import operator
+from collections import Counter
+from contextlib import suppress
 from itertools import product
 from typing import NamedTuple
 
@@ -65,21 +67,16 @@ def shorter(description):
             for i, word in enumerate(description)]
 
 
-def implies(description, other):
-    """Whether all that fits `description` fits `other`."""
-    return all(word in (None, own) for own, word in zip(description, other, strict=True))
-
-
 SHORTER = np.array([shorter(description) for description in DESCRIPTIONS])      # (324, 4)
-IMPLIED = np.array([[implies(description, other) for other in DESCRIPTIONS]
-                    for description in DESCRIPTIONS])                           # (324, 324)
+# IMPLIED[i, j]: whether all that fits description i fits j; SILENT[a]: which descriptions say nothing of a
+IMPLIED = np.array([[all(word in (None, own) for own, word in zip(description, other, strict=True))
+                     for other in DESCRIPTIONS] for description in DESCRIPTIONS])
+SILENT = {attribute: np.equal([description[i] for description in DESCRIPTIONS], None)
+          for i, attribute in enumerate(ATTRIBUTES)}
 
 
-@cache
-def says_nothing_of(*attributes):
-    """Which descriptions say nothing of these attributes: bool (324,)."""
-    return np.array([not any(description[ATTRIBUTES.index(attribute)] for attribute in attributes)
-                     for description in DESCRIPTIONS])
+class NoQuestion(Exception):
+    """The random choices led nowhere."""
 
 
 def bit_set(indices):
@@ -119,9 +116,9 @@ class SceneSets:
         return [self.in_all(relations[:i] + relations[i + 1:]) & ~relation.reference.members
                 for i, relation in enumerate(relations)]
 
-    def candidates(self, relations):
-        """The objects that fit each description and the relations, int (324,), and whether neither a
-        word nor a relation can be left out without changing them, bool (324,)."""
+    def candidates(self, relations, omit):
+        """The objects that fit each description and the relations, int (324,), and whether it is without the
+        attributes in `omit`, and neither a word nor a relation makes no difference, bool (324,)."""
         key = inside, *rests = self.in_all(relations), *self.leave_one_out(relations)
         if key not in self.cache:
             members = self.fitting & inside
@@ -130,32 +127,36 @@ class SceneSets:
             for rest in rests:
                 minimal &= self.fitting[:NOTHING] & rest != members[:NOTHING]
             self.cache[key] = members[:NOTHING], minimal
-        return self.cache[key]
+        members, allowed = self.cache[key]
+        for attribute in omit:
+            allowed = allowed & SILENT[attribute]
+        return members, allowed
 
     def sample_object(self, rng, relations=(), omit=(), exclude=0):
-        """A group of a single object, not one of `exclude`, described without the attributes in `omit`;
-        None if there is none."""
-        members, minimal = self.candidates(relations)
+        """A group of a single object, not one of `exclude`, described without the attributes in `omit`.
+        Raises NoQuestion if there is none."""
+        members, allowed = self.candidates(relations, omit)
         single = (members > 0) & (members & members - 1 == 0) & (members & exclude == 0)
-        return sample_group(rng, minimal & single & says_nothing_of(*omit), members, relations)
+        group = sample_group(rng, allowed & single, members, relations)
+        if group is None:
+            raise NoQuestion
+        return group
 
     def sample_objects(self, rng, relations=(), omit=(), unique=()):
-        """A group of any number of objects, also none. Descriptions that imply one of `unique` are left
-        out: there is but one red cube if the question speaks of "the red cube"."""
-        members, minimal = self.candidates(relations)
-        allowed = minimal & says_nothing_of(*omit)
+        """A group of any number of objects, also none; None if no description is allowed. Descriptions that
+        imply one of `unique` are not: there is but one red cube if the question says "the red cube"."""
+        members, allowed = self.candidates(relations, omit)
         for description in unique:
-            allowed &= ~IMPLIED[:, INDEX[description]]
+            allowed = allowed & ~IMPLIED[:, INDEX[description]]
         return sample_group(rng, allowed, members, relations)
 
 
 def sample_group(rng, allowed, members, relations):
-    """A Group with one of the descriptions that are `allowed`, bool (324,); None if none is.
-
-    Larger groups come more often: evenly drawn groups have 0 or 1 objects more often than CLEVR's."""
+    """A Group with one of the descriptions that are `allowed`, bool (324,); None if none is."""
     options = np.flatnonzero(allowed)
     if not options.size:
         return None
+    # Larger groups come more often: evenly drawn groups have 0 or 1 objects more often than CLEVR's.
     cumulative = np.cumsum(1 + np.bitwise_count(members[options]) / 2)
     choice = options[np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")]
     return Group(DESCRIPTIONS[choice], relations, int(members[choice]))
@@ -177,14 +178,12 @@ def unique_descriptions(relation):
     return descriptions + [reference.description]
 
 
-# One function for each kind of family: it returns a Question, or None if the random choices lead nowhere.
+# One function for each kind of family: it returns a Question; else None, or it raises NoQuestion.
 
 def hops(sets, rng, function, count):
     relations, used = (), 0
     for _ in range(count):
         reference = sets.sample_object(rng, relations, exclude=used)
-        if reference is None:
-            return None
         used |= reference.members
         relations = (sample_relation(rng, reference),)
     return ask_about(sets, rng, function, relations, used)
@@ -204,79 +203,63 @@ def ask_about(sets, rng, function, relations, used=0, omit=()):
 
 def single_and(sets, rng, function):
     first = sets.sample_object(rng)
-    second = first and sets.sample_object(rng, exclude=first.members)
-    if second is None:
-        return None
+    second = sets.sample_object(rng, exclude=first.members)
     relations = sample_relation(rng, first), sample_relation(rng, second)
     return ask_about(sets, rng, function, relations, first.members | second.members)
 
 
 def same_relate(sets, rng, function, attribute, described):
-    reference = sets.sample_object(rng, omit=(attribute,))
-    if reference is None:
-        return None
-    relations = (Relation(f"same_{attribute}", None, reference),)
+    relations = (Relation(f"same_{attribute}", None, sets.sample_object(rng, omit=(attribute,))),)
     question = ask_about(sets, rng, function, relations, omit=(attribute,))
     if described is None or question and described == any(question.group.description):
         return question
 
 
 def compare_integer(sets, rng, function, related):
-    groups = two_groups(sets, rng, related)
-    if groups is None:
-        return None
-    x, y = groups
+    x, y = two_groups(sets, rng, related)
     if not nested(x, y) and (x.members or y.members):
         return Question(function, x, y)
 
 
 def nested(x, y):
     """Whether one of two groups contains the other in any scene, like cubes and red cubes."""
-    return any(not outer.relations and implies(inner.description, outer.description)
+    return any(not outer.relations and IMPLIED[INDEX[inner.description], INDEX[outer.description]]
                for inner, outer in ((x, y), (y, x)))
 
 
 def two_groups(sets, rng, related, omit=()):
     """Two groups of objects; where `related` is true, each is related to an object of its own."""
-    relations, used = [], 0
-    for is_related in related:
-        reference = sets.sample_object(rng, exclude=used) if is_related else None
-        if is_related and reference is None:
-            return None
-        if is_related:
-            used |= reference.members
-        relations.append((sample_relation(rng, reference),) if is_related else ())
-    unique = [relation[0].reference.description for relation in relations if relation]
+    relations, unique, used = [(), ()], [], 0
+    for i in np.flatnonzero(related):
+        reference = sets.sample_object(rng, exclude=used)
+        used |= reference.members
+        unique.append(reference.description)
+        relations[i] = (sample_relation(rng, reference),)
     groups = [sets.sample_objects(rng, relation, omit, unique) for relation in relations]
-    return None if None in groups else groups
+    if None in groups:
+        raise NoQuestion
+    return groups
 
 
 def comparison(sets, rng, function, related):
     pair, used = [], 0
     for is_related in related:
-        relations = ()
-        if is_related:
-            reference = sets.sample_object(rng)
-            if reference is None:
-                return None
-            relations = (sample_relation(rng, reference),)
-        group = sets.sample_object(rng, relations, (function[6:],), used)
-        if group is None:
-            return None
-        used |= group.members
-        pair.append(group)
+        relations = (sample_relation(rng, sets.sample_object(rng)),) if is_related else ()
+        pair.append(sets.sample_object(rng, relations, (function[6:],), used))
+        used |= pair[-1].members
     return Question(function, *pair)
 
 
 def single_or(sets, rng, function, related, attribute):
     groups = two_groups(sets, rng, related, (attribute,) if attribute else ())
-    if groups is None or nested(*groups):
+    if nested(*groups):
         return None
     outer = list(ANYTHING)
     if attribute:
         outer[ATTRIBUTES.index(attribute)] = pick(rng, VALUES[attribute])
     question = Question(function, *groups, tuple(outer))
-    return question if is_minimal(sets, question) else None
+    if is_minimal(sets, question):
+        return question
 
 
 def is_minimal(sets, question):
@@ -322,31 +305,18 @@ FAMILIES = [
 
 def answer_to(question, sets):
     """The answer, as a string."""
-    def size(group):
-        return group.members.bit_count()
-
-    def value(group):
-        return sets.objects[group.members.bit_length() - 1][attribute]
-
-    function, x, y = question.function, question.group, question.other
-    attribute = function.partition("_")[2]
+    verb, _, attribute = question.function.partition("_")
+    members = [group.members for group in (question.group, question.other) if group]
     if question.outer:
-        return str((int(sets.fitting[INDEX[question.outer]]) & (x.members | y.members)).bit_count())
-    if function == "count":
-        return str(size(x))
-    if function.startswith("query"):
-        return value(x)
-    if function == "exist":
-        is_true = x.members > 0
-    elif function == "equal_integer":
-        is_true = size(x) == size(y)
-    elif function == "less_than":
-        is_true = size(x) < size(y)
-    elif function == "greater_than":
-        is_true = size(x) > size(y)
+        members = [int(sets.fitting[INDEX[question.outer]]) & (members[0] | members[1])]
+    if attribute in ATTRIBUTES:
+        operands = [sets.objects[one.bit_length() - 1][attribute] for one in members]
     else:
-        is_true = value(x) == value(y)
-    return "yes" if is_true else "no"
+        operands = [some.bit_count() for some in members]
+    if verb in ("count", "query"):
+        return str(*operands)
+    test = {"exist": bool, "equal": operator.eq, "less": operator.lt, "greater": operator.gt}[verb]
+    return "yes" if test(*operands) else "no"
 
 
 def program(question):
@@ -371,13 +341,11 @@ def program(question):
 
     def add_operand(group):
         node = add_group(group)
-        if function.startswith("query"):
-            return add("unique", node)
         if function in ("equal_integer", "less_than", "greater_than"):
             return add("count", node)
-        if function.startswith("equal"):
-            return add(f"query_{function[6:]}", add("unique", node))
-        return node
+        if function.startswith(("query", "equal")):
+            node = add("unique", node)
+        return add(f"query_{function[6:]}", node) if function.startswith("equal") else node
 
     ends = [add_operand(group) for group in (question.group, question.other) if group]
     if question.outer:
@@ -392,20 +360,15 @@ def ask(scene, rng, counts):
     `scene` has the `objects` and `relationships` of CLEVR's scene files; `rng` is a NumPy generator.
     `counts` maps (family, answer) to how often it was given. It starts empty and is passed on from scene
     to scene of a split; it keeps families and answers in balance."""
-    sets = SceneSets(scene)
-    asked = [0] * len(FAMILIES)
+    sets, asked, questions = SceneSets(scene), Counter(), []
     for (family, _), count in counts.items():
         asked[family] += count
-    order = sorted(rng.permutation(len(FAMILIES)).tolist(), key=asked.__getitem__)
-    questions = []
-    for family in order:
+    for family in sorted(rng.permutation(len(FAMILIES)).tolist(), key=asked.__getitem__):
         question, answer = sample_balanced(sets, rng, family, counts)
-        if question is None:
-            continue
-        text = say(question, rng)
-        counts[family, answer] = counts.get((family, answer), 0) + 1
-        questions.append({"question": text, "answer": answer, "program": program(question),
-                          "question_family_index": family})
+        if question:
+            counts[family, answer] = counts.get((family, answer), 0) + 1
+            questions.append({"question": say(question, rng), "answer": answer, "program": program(question),
+                              "question_family_index": family})
         if len(questions) == QUESTIONS_PER_SCENE:
             break
     return questions
@@ -415,9 +378,10 @@ def sample_balanced(sets, rng, family, counts):
     """A question of a family, and an answer that the family has not had too often; else None, None."""
     sample, *arguments = FAMILIES[family]
     for _ in range(TRIES):
-        if question := sample(sets, rng, *arguments):
-            answer = answer_to(question, sets)
-            others = [count for (other, name), count in counts.items() if other == family and name != answer]
-            if counts.get((family, answer), 0) <= 1.1 * max(others, default=0) + 1:
-                return question, answer
+        with suppress(NoQuestion):
+            if question := sample(sets, rng, *arguments):
+                answer = answer_to(question, sets)
+                others = [n for (other, name), n in counts.items() if other == family and name != answer]
+                if counts.get((family, answer), 0) <= 1.1 * max(others, default=0) + 1:
+                    return question, answer
     return None, None

@@ -1,7 +1,7 @@
 """Samples scene graphs by CLEVR's rules (Johnson et al., CVPR 2017, section 3 and appendix): which
 objects, where they stand, what is left of what, and the jittered camera and lights."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
@@ -21,23 +21,9 @@ RIG = {"camera": ((7.481, -6.508, 5.344), 0.5), "key": ((6.447, -2.905, 4.258), 
        "back": ((-1.169, 2.646, 5.816), 1.0), "fill": ((-4.671, -4.014, 3.011), 1.0)}
 
 
-class Rig(NamedTuple):
-    """Positions of the camera and of the three lamps: float64 (3,) each."""
-
-    camera: np.ndarray
-    key: np.ndarray
-    back: np.ndarray
-    fill: np.ndarray
-
-
-class Scene(NamedTuple):
-    """One scene graph. `objects`, `directions` and `relationships` hold what CLEVR v1.0's scene
-    files hold under these names, in plain Python numbers."""
-
-    objects: list
-    directions: dict
-    relationships: dict
-    rig: Rig
+Rig = namedtuple("Rig", RIG)    # positions of the camera and of the three lamps: float64 (3,) each
+# The first three hold what CLEVR v1.0's scene files hold under these names, in plain Python numbers.
+Scene = namedtuple("Scene", "objects directions relationships rig")
 
 
 def sample_scene(rng):
@@ -92,8 +78,7 @@ def visible_pixels(objects, rig):
 
 
 def project(point, camera):
-    """Where a point (3,) appears in the image: x, y in pixels from the top left corner, and its
-    depth along the line of sight."""
+    """Where a point (3,) appears in the image: x, y in pixels, and its depth along the line of sight."""
     right, up, forward = camera_axes(camera)
     offset = np.asarray(point) - camera
     depth = offset @ forward

@@ -109,7 +109,10 @@ def read_triples(file):
     """Streams image file name, question and answer from an open questions file."""
     for number, record in enumerate(layout.read_json(file, "questions.item"), 1):
         try:
-            triple = record["image_filename"], record["question"], answer_text(record["answer"])
+            answer = record["answer"]
+            if isinstance(answer, int):     # CLEVR's own generator writes numbers and booleans
+                answer = {"True": "yes", "False": "no"}.get(str(answer), str(answer))
+            triple = record["image_filename"], record["question"], answer
         except (KeyError, TypeError) as error:
             raise DataError(f"{file.name}: question {number} lacks {error}: "
                             "bring a training or validation file (test has no answers)") from None
@@ -117,13 +120,6 @@ def read_triples(file):
             raise DataError(f"{file.name}: question {number} has {triple}, not text (or a whole number or "
                             "boolean as its answer): mend or leave it out")
         yield triple
-
-
-def answer_text(answer):
-    """The answer as CLEVR v1.0 has it; CLEVR's own generator writes numbers and booleans."""
-    if isinstance(answer, bool):
-        return "yes" if answer else "no"
-    return str(answer) if isinstance(answer, int) else answer
 
 
 def write_shards(images, pairs, folder, workers):
@@ -155,13 +151,10 @@ def read_pixels(path):
     try:
         with Image.open(path) as image:
             # Of 16-bit colour, Pillow reads the high bytes, which is right; of 16-bit gray, it is not.
-            if image.mode not in RGB_MODES:
-                raise DataError(f"{path} has pixels of mode {image.mode}, which RGB of 8 bits cannot show: "
-                                "save it as an 8-bit RGB PNG")
-            transparent = image.mode.endswith("A") or "transparency" in image.info
-            if transparent and image.convert("RGBA").getextrema()[3][0] < 255:
-                raise DataError(f"{path} is partly transparent, and nothing says what is behind it: "
-                                "save it as an 8-bit RGB PNG")
+            if image.mode not in RGB_MODES or (
+                    image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255):
+                raise DataError(f"{path} is transparent, or its mode, {image.mode}, holds more than RGB of 8 "
+                                "bits: save it as an 8-bit RGB PNG")
             return np.asarray(image.convert("RGB").resize((SIDE, SIDE), FILTER), "<i4")
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): fetch or make it again") from None
