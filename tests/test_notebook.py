@@ -285,7 +285,7 @@ def assert_shows_todays_source(notebook):
     sources = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for name in ("FiLM", "ResBlock", "AddSpatialCoordinates"):
         assert any(f"class {name}(" in source for source in sources)
-    assert all(source in (ROOT / "film_layers.py").read_text() for source in sources)
+    assert all(source.strip() in (ROOT / "film_layers.py").read_text() for source in sources)
 
 
 def test_executes_from_start_to_end(executed):
