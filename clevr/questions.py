@@ -32,7 +32,6 @@ DIRECTIONS = ("left", "right", "behind", "front")
 # Every possible description: values of size, color, material and shape, None where it says nothing.
 DESCRIPTIONS = list(product(*((None, *VALUES[attribute]) for attribute in ATTRIBUTES)))
 INDEX = {description: i for i, description in enumerate(DESCRIPTIONS)}
-ANYTHING = DESCRIPTIONS[0]
 NOTHING = len(DESCRIPTIONS)     # index of a description that fits no object
 
 
@@ -98,10 +97,9 @@ class SceneSets:
             self.related[f"same_{attribute}", None] = [
                 having[thing[attribute]] & ~(1 << i) for i, thing in enumerate(objects)]
         having[None] = self.all
-        size, color, material, shape = (np.array([having[value] for value in (None, *VALUES[attribute])])
-                                        for attribute in ATTRIBUTES)
-        fitting = size[:, None, None, None] & color[:, None, None] & material[:, None] & shape
-        self.fitting = np.append(fitting, 0)        # (325,), by index of description
+        # (325,), by index of description
+        self.fitting = np.array([having[a] & having[b] & having[c] & having[d] for a, b, c, d in DESCRIPTIONS]
+                                + [0])
         self.cache = {}
 
     def in_all(self, relations):
@@ -254,10 +252,8 @@ def single_or(sets, rng, function, related, attribute):
     groups = two_groups(sets, rng, related, (attribute,) if attribute else ())
     if nested(*groups):
         return None
-    outer = list(ANYTHING)
-    if attribute:
-        outer[ATTRIBUTES.index(attribute)] = pick(rng, VALUES[attribute])
-    question = Question(function, *groups, tuple(outer))
+    outer = tuple(pick(rng, VALUES[name]) if name == attribute else None for name in ATTRIBUTES)
+    question = Question(function, *groups, outer)
     if is_minimal(sets, question):
         return question
 
@@ -375,7 +371,7 @@ def ask(scene, rng, counts):
 
 
 def sample_balanced(sets, rng, family, counts):
-    """A question of a family, and an answer that the family has not had too often; else None, None."""
+    """A question of a family and its answer, which the family has not had too often; else None, None."""
     sample, *arguments = FAMILIES[family]
     for _ in range(TRIES):
         with suppress(NoQuestion):

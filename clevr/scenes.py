@@ -90,5 +90,4 @@ def relate(objects, directions):
     """For each ground direction and each object, the indices of the objects that lie that way."""
     positions = np.array([thing["3d_coords"] for thing in objects])
     ahead = {name: positions @ directions[name] for name in ("left", "right", "front", "behind")}
-    return {name: [np.flatnonzero(along > own).tolist() for own in along]
-            for name, along in ahead.items()}
+    return {name: [np.flatnonzero(along > own).tolist() for own in along] for name, along in ahead.items()}

@@ -200,16 +200,15 @@ def check(data):
             raise DataError(f"{Path(data) / split} holds no .tfrecords files: see data/README.md")
         is_ours = (Path(data) / layout.MANIFEST).exists() and any(map(is_shard, files[split]))
         if is_ours and not is_complete(data, split):
-            raise DataError(f"{Path(data) / split} lacks files, convert was interrupted: "
-                            "give the same command again")
-    tallies = {split: Tally() for split in SPLITS}
+            raise DataError(f"{Path(data) / split} lacks files, convert was interrupted: run it again")
+    train, val = Tally(), Tally()
     size = sum(path.stat().st_size for split in SPLITS for path in files[split])
     with tqdm(desc="checking", total=size, unit="B", unit_scale=True) as bar:
-        for split in SPLITS:
-            known = None if split == "train" else tallies["train"].answers
-            for path in files[split]:
-                check_file(path, tallies[split], known, bar)
-    return tallies
+        for path in files["train"]:
+            check_file(path, train, None, bar)
+        for path in files["val"]:
+            check_file(path, val, train.answers, bar)
+    return {"train": train, "val": val}
 
 
 def check_file(path, tally, known, bar):
