@@ -1,11 +1,9 @@
-"""A notebook as a PDF, without LaTeX, browser or network.
+"""A notebook as a PDF, without LaTeX, browser or network: pandoc turns Markdown and HTML into Typst, and
+Typst sets the pages.
 
-nbconvert's template in `typst/` writes Typst source, pandoc turns Markdown and HTML into Typst, and
-Typst sets the pages. Every Markdown text and every output is converted and set on its own first: what
-fails is set as its source with a note, so that any valid notebook becomes a PDF. The fonts are Typst's
-own and Matplotlib's, so that the same notebook gives the same bytes; the system's fonts are used only
-for a notebook with characters that these lack.
-"""
+Every Markdown text and every output is first set on its own: what fails is set as its source with a note,
+so that any valid notebook becomes a PDF. The fonts are Typst's own and Matplotlib's, so that the same
+notebook gives the same bytes; the system's are used only for characters that these lack."""
 
 import argparse
 import base64
@@ -21,12 +19,12 @@ import matplotlib
 import nbformat
 import pypandoc
 import typst
-from nbconvert.exporters import TemplateExporter
+from nbconvert.exporters import Exporter
 from nbconvert.filters import strip_ansi
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
-from traitlets import List, Unicode
+from traitlets import List
 
-HERE = Path(__file__).resolve().parent
+TYPST = Path(__file__).resolve().parent / "typst"
 FONTS = [str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")]
 # Jupyter's Markdown. Pandoc's own would take "a) ..." for a list and a line of dashes for a table.
 MARKDOWN = ("markdown_strict+tex_math_dollars+raw_tex+pipe_tables+backtick_code_blocks+fenced_code_blocks"
@@ -34,45 +32,34 @@ MARKDOWN = ("markdown_strict+tex_math_dollars+raw_tex+pipe_tables+backtick_code_
             "+intraword_underscores+autolink_bare_uris+shortcut_reference_links+all_symbols_escapable")
 PREFERENCE = ("text/markdown", "image/svg+xml", "image/png", "image/jpeg", "image/gif", "text/html",
               "text/latex", "text/plain")
-ALONE = b'#import "style.typ": *\n#show: notebook.with("")\n'
+BEGIN = '#import "style.typ": *\n#show: notebook.with({})\n\n'
 TYPST_ESCAPES = str.maketrans({"\\": r"\\", '"': r'\"', "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
-class TypstExporter(TemplateExporter):
-    """Exports a notebook to PDF by way of Typst.
+class TypstExporter(Exporter):
+    """Exports a notebook to PDF by way of Typst. `warnings` lists what could not be set, a line each.
 
     Images in Markdown are looked for relative to `resources["metadata"]["path"]`, as nbconvert's
-    `from_filename` sets it. `warnings` lists what could not be set, a line each.
-    """
+    `from_filename` sets it."""
 
-    export_from_notebook = "PDF via Typst"
-    output_mimetype = "application/pdf"
-    file_extension = Unicode(".pdf")
-    template_extension = Unicode(".typ.j2")
-    template_name = Unicode("typst")
-    extra_template_basedirs = List([str(HERE)])
     preprocessors = List([CoalesceStreamsPreprocessor])
-
-    def default_filters(self):
-        yield from super().default_filters()
-        yield "title", title
-        yield "typst_string", typst_string
-        yield "plain", plain
-        yield "begin_cell", self.begin_cell
-        yield "markdown_cell", self.markdown_cell
-        yield "output", self.output
 
     def from_notebook_node(self, nb, resources=None, **kwargs):
         """The pages as bytes, and nbconvert's resources."""
+        nb, resources = super().from_notebook_node(nb, resources, **kwargs)
         self.warnings = []
         self.numbers = count()
-        self.images = Path((resources or {}).get("metadata", {}).get("path") or ".")
+        self.images = Path(resources["metadata"].get("path") or ".")
         with TemporaryDirectory() as folder:
             self.document = Path(folder)
-            (self.document / "style.typ").write_bytes((HERE / "typst" / "style.typ").read_bytes())
+            (self.document / "style.typ").write_bytes((TYPST / "style.typ").read_bytes())
             self.typst = self.compiler(include_system_fonts=False)
-            source, resources = super().from_notebook_node(nb, resources, **kwargs)
-            return self.pages(source.encode("utf-8", "replace")), resources
+            parts = [BEGIN.format(typst_string(title(nb)))]
+            for number, cell in enumerate(nb.cells, 1):
+                self.place = f"cell {number}: "
+                parts.append(self.cell(cell))
+            self.place = ""
+            return self.pages("\n\n".join(parts).encode("utf-8", "replace")), resources
 
     def compiler(self, include_system_fonts):
         fonts = typst.Fonts(include_system_fonts=include_system_fonts, font_paths=FONTS)
@@ -87,16 +74,11 @@ class TypstExporter(TemplateExporter):
             missing |= new
             inputs = {"missing": "[" + "".join(rf"\u{{{ord(c):x}}}" for c in sorted(missing)) + "]"}
         if missing:
-            self.place = ""
             self.warn("no font has " + " ".join(f"U+{ord(c):04X}" for c in sorted(missing)))
         return self.render(compiler, source, inputs)
 
     def render(self, compiler, source, inputs):
         return compiler.compile(source, sys_inputs=inputs)
-
-    def begin_cell(self, number):
-        self.place = f"cell {number}: "
-        return ""
 
     def warn(self, message):
         """A line for the terminal, and a note for the page."""
@@ -108,27 +90,30 @@ class TypstExporter(TemplateExporter):
         """The Typst source that `convert` makes, set once to see that it can be, or None."""
         try:
             source = convert(*arguments)
-            self.typst.compile(ALONE + source.encode("utf-8", "replace"))
+            self.typst.compile((BEGIN.format('""') + source).encode("utf-8", "replace"))
             return source
         except Exception as error:  # whatever it is: hours of training must end in a PDF
             self.failure = str(error) or type(error).__name__
 
-    def markdown_cell(self, cell):
-        """A Markdown cell in Typst; when that fails, as its source."""
-        source = self.attempt(self.with_attachments, cell)
-        return self.as_code(cell.source) if source is None else source
+    def markdown(self, text, attachments):
+        """A Markdown text in Typst; when that fails, as its source."""
+        whole = text
+        for name, content in attachments.items():
+            for mimetype, data in content.items():
+                for spelling in (name, quote(name)):
+                    whole = whole.replace(f"attachment:{spelling}", f"data:{mimetype};base64,{data}")
+        source = self.attempt(self.pandoc, whole)
+        return self.warn(f"set as its source: {self.failure}") + plain(text) if source is None else source
 
-    def with_attachments(self, cell):
-        text = cell.source
-        for name, content in cell.get("attachments", {}).items():
-            mimetype, data = next(iter(content.items()))
-            for spelling in (name, quote(name)):
-                text = text.replace(f"attachment:{spelling}", f"data:{mimetype};base64,{data}")
-        return self.pandoc(text)
-
-    def as_code(self, text):
-        """A Markdown text that could not be set, as its source."""
-        return self.warn(f"set as its source: {self.failure}") + plain(text)
+    def cell(self, cell):
+        """A cell and its outputs in Typst."""
+        if cell.cell_type == "markdown":
+            return self.markdown(cell.source, cell.get("attachments", {}))
+        if cell.cell_type == "raw":
+            return plain(cell.source)
+        source, number = typst_string(cell.source), cell.execution_count or "none"
+        return "\n\n".join([f"#code-cell({number}, {source}, outputs: {str(bool(cell.outputs)).lower()})",
+                            *(self.output(output, output is cell.outputs[-1]) for output in cell.outputs)])
 
     def output(self, output, last):
         """An output in Typst, by the first of its representations that can be set."""
@@ -138,11 +123,11 @@ class TypstExporter(TemplateExporter):
             return plain("\n".join(output.traceback), "stderr")
         data, notes = output.data, ""
         for mimetype in (kind for kind in PREFERENCE if kind in data):
+            if mimetype in ("text/markdown", "text/latex"):
+                return notes + self.markdown(data[mimetype], {})
             source = self.attempt(self.representation, mimetype, output)
             if source:
                 return notes + source
-            if source is None and mimetype in ("text/markdown", "text/latex"):
-                return self.as_code(data[mimetype])
             if source is None:
                 notes += self.warn(f"{mimetype} not set: {self.failure}")
         return notes or self.warn(f"output not set: {', '.join(data) or 'empty'}")
@@ -152,17 +137,15 @@ class TypstExporter(TemplateExporter):
         content = output.data[mimetype]
         if mimetype == "text/plain":
             return plain(content)
-        if mimetype in ("text/markdown", "text/latex"):
-            return self.pandoc(content) or "\n"
         if mimetype == "text/html":
             # Of HTML, tables are best; plain text is better than the rest, unless it is "<... object>".
             if "<table" not in content and not output.data.get("text/plain", "<").startswith("<"):
                 return ""
             # Pandoc would fetch the page of a frame; as an image it is left out with a note.
-            return self.pandoc(content.replace("<iframe", '<img class="iframe"'), "html").strip()
+            return self.pandoc(content.replace("<iframe", "<img"), "html").strip()
         name = f"output-{next(self.numbers)}.{re.split('[/+]', mimetype)[1]}"
-        svg = mimetype == "image/svg+xml"
-        (self.document / name).write_bytes(content.encode() if svg else base64.b64decode(content))
+        content = content.encode() if mimetype == "image/svg+xml" else base64.b64decode(content)
+        (self.document / name).write_bytes(content)
         width = output.metadata.get(mimetype, {}).get("width")
         size = f", width: {width * 0.75}pt" if isinstance(width, (int, float)) else ""
         return f"#image-output({typst_string(name)}{size})"
@@ -171,7 +154,7 @@ class TypstExporter(TemplateExporter):
         """The Typst source of a text; its images are copied beside the document."""
         done = subprocess.run(
             [pypandoc.get_pandoc_path(), "--from", kind, "--to", "typst", "--columns=1000",
-             f"--lua-filter={HERE / 'typst' / 'markdown.lua'}", f"--resource-path={self.images}",
+             f"--lua-filter={TYPST / 'markdown.lua'}", f"--resource-path={self.images}",
              f"--extract-media={self.document}"],
             input=text.encode("utf-8", "replace"), capture_output=True)
         messages = done.stderr.decode("utf-8", "replace")
@@ -195,11 +178,9 @@ def missing_characters(compiler, source, inputs):
 
 def title(nb):
     """The first heading of a notebook, without its marks."""
-    for cell in nb.cells:
-        heading = re.search(r"^#+ +(.+?) *$", cell.source, re.MULTILINE)
-        if cell.cell_type == "markdown" and heading:
-            return re.sub(r"[*_`$]", "", heading[1])
-    return "Notebook"
+    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    heading = re.search(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    return re.sub(r"[*_`$]", "", heading[1]) if heading else "Notebook"
 
 
 def typst_string(text):
@@ -221,11 +202,9 @@ def backspaces(text):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("notebook", type=Path,
-                        help="an executed .ipynb file; its images lie relative to it")
-    parser.add_argument("pdf", type=Path,
-                        help="where to write the pages, for example build/coursework2.pdf")
+    parser = argparse.ArgumentParser(description="Writes an executed notebook as a PDF.")
+    parser.add_argument("notebook", type=Path, help="an .ipynb file; its images lie relative to it")
+    parser.add_argument("pdf", type=Path, help="where to write the pages")
     arguments = parser.parse_args()
     try:
         nb = nbformat.read(arguments.notebook, as_version=4, capture_validation_error={})

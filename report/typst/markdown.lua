@@ -1,7 +1,8 @@
 -- What Jupyter shows and pandoc leaves aside: bare LaTeX environments, HTML within Markdown, numbers
 -- to the right in tables. What cannot be set is left as a note or as its source, with a warning.
 
-local unsupported = {"tag", "color", "textcolor", "label", "&"}
+-- Of these commands pandoc drops the content without a word.
+local unsupported = {"\\tag%f[%A]", "\\color%f[%A]", "\\textcolor%f[%A]", "\\label%f[%A]", "\\&"}
 
 -- The note's text stands in the PDF; with the detail, it goes to the terminal, too.
 local function note(text, detail)
@@ -9,38 +10,25 @@ local function note(text, detail)
   return pandoc.RawInline("typst", '#note("' .. text:gsub('[\\"]', "\\%0") .. '")')
 end
 
--- Whether pandoc sets all of a formula; of some commands it drops the content without a word.
-local function can_be_set(math)
-  for _, name in ipairs(unsupported) do
-    local command = "\\" .. name .. (name == "&" and "" or "%f[%A]")
-    if math.text:gsub("\\\\", "  "):find(command) then return false end
-  end
-  return pandoc.write(pandoc.Pandoc({pandoc.Para({math})}), "typst"):sub(1, 1) == "$"
-end
-
 function Math(math)
-  if not can_be_set(math) then
-    return {pandoc.Code(math.text), pandoc.Space(), note("formula not set", math.text)}
+  local can_be_set = pandoc.write(pandoc.Pandoc({pandoc.Para({math})}), "typst"):sub(1, 1) == "$"
+  for _, command in ipairs(unsupported) do
+    can_be_set = can_be_set and not math.text:gsub("\\\\", "  "):find(command)
   end
-  -- These two spaces come out as nothing and as a whole em.
-  math.text = math.text:gsub("(\\+)([;!])", function(slashes, space)
-    if #slashes % 2 == 0 then return nil end
-    return slashes:sub(2) .. (space == ";" and "\\ " or "")
-  end)
-  return math
+  if can_be_set then return math end
+  return {pandoc.Code(math.text), pandoc.Space(), note("formula not set", math.text)}
 end
 
 local function from_html(element)
   -- Pandoc would fetch a frame's page; as an image it is left out with a note.
-  return pandoc.read(element.text:gsub("<iframe", '<img class="iframe"'), "html").blocks
+  return pandoc.read(element.text:gsub("<iframe", "<img"), "html").blocks
 end
 
 -- Of single tags within a line, those that set something by themselves.
 function RawInline(raw)
   if raw.format ~= "html" then return Math(pandoc.Math("DisplayMath", raw.text)) end
-  if raw.text:match("^<br") then return pandoc.LineBreak() end
-  if raw.text:match("^<img") then return pandoc.utils.blocks_to_inlines(from_html(raw)) end
-  return {}
+  local kept = raw.text:match("^<br") or raw.text:match("^<img")
+  return kept and pandoc.utils.blocks_to_inlines(from_html(raw)) or {}
 end
 
 function RawBlock(raw)
@@ -51,8 +39,7 @@ end
 function Image(image)
   local remote = image.src:match("^%a[%w+.-]*://") or image.src:match("^//")
   if remote or not pcall(pandoc.mediabag.fetch, image.src) then
-    local kind = image.classes:includes("iframe") and "iframe" or "image"
-    return note(kind .. " not available: " .. pandoc.text.sub(image.src, 1, 200))
+    return note("not available: " .. pandoc.text.sub(image.src, 1, 200))
   end
   -- A browser obeys the style, pandoc only the attribute.
   image.attributes.width = image.attributes.width
@@ -68,10 +55,6 @@ end
 -- Containers are left out: without content, they would still be taken for something to set.
 local function content(element) return element.content end
 
-local function is_number(text)
-  return text == "" or text == "NaN" or text == "..." or text:match("^[-+−]?[%d.,]+[%d.,eE%%±+− -]*$")
-end
-
 -- Columns of numbers are set to the right. Names may break after "_", and where the longest words of
 -- all columns take more than a line, every word may break anywhere.
 function Table(tbl)
@@ -82,7 +65,8 @@ function Table(tbl)
     local numbers, longest = spec[1] == "AlignDefault", 0
     for i, row in ipairs(rows) do
       local text = row.cells[column] and pandoc.utils.stringify(row.cells[column].contents) or ""
-      numbers = numbers and (i <= #tbl.head.rows or is_number(text))
+      numbers = numbers and (i <= #tbl.head.rows or text == "" or text == "NaN" or text == "..."
+        or text:match("^[-+−]?[%d.,]+[%d.,eE%%±+− -]*$"))
       for word in text:gsub("_", " "):gmatch("%S+") do
         longest = math.max(longest, utf8.len(word))
       end
