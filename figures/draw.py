@@ -1,21 +1,17 @@
-"""Draws the model and its residual block: `python figures/draw.py` writes both PNG files.
-
-Both read downwards. A box is a layer, the text on an arrow the shape of what flows there, without
-the batch axis; T is the number of tokens of a question, n_c the number of answers.
-"""
+"""Draws model.png and resblock.png, which read downwards. A box is a layer, the text beside an arrow the
+shape of what flows there, without the batch axis."""
 
 from io import BytesIO
 from pathlib import Path
 
 import matplotlib.figure
+import numpy as np
 from matplotlib.patches import Circle, FancyBboxPatch
 from PIL import Image
 
-HERE = Path(__file__).resolve().parent
 INK = "#1f2933"
 LANGUAGE, VISION, COORDINATES, FILM, ANSWER = "#f4c77b", "#9cc4e4", "#c9dfb4", "#ef9a8a", "#cbb7e2"
-NO_LAYER = "white"
-BOX_HEIGHT = 0.62
+BOX_HEIGHT, STEP = 0.62, 1.45  # from box to box
 EDGE = BOX_HEIGHT / 2 + 0.06  # from the middle of a box to its rim
 INCH = 0.46  # of one unit
 
@@ -28,62 +24,59 @@ class Drawing:
         self.ax = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
         self.ax.set_axis_off()
 
+    def text(self, x, y, text, **style):
+        self.ax.text(x, y, text, **{"ha": "center", "va": "center", "color": INK, "fontsize": 11.5, **style})
+
     def box(self, x, y, text, colour, width):
         self.ax.add_patch(FancyBboxPatch(
             (x - width / 2, y - BOX_HEIGHT / 2), width, BOX_HEIGHT, facecolor=colour, edgecolor=INK,
             linewidth=1.1, boxstyle="round,pad=0.06,rounding_size=0.16", zorder=3))
-        self.ax.text(x, y, text, ha="center", va="center_baseline", fontsize=13, color=INK,
-                     zorder=4)
+        self.text(x, y, text, va="center_baseline", fontsize=13, zorder=4)
 
     def group(self, left, bottom, right, top, title):
         self.ax.add_patch(FancyBboxPatch(
             (left, bottom), right - left, top - bottom, facecolor="#f3f5f7", edgecolor="#9aa5b1",
-            linewidth=1, linestyle=(0, (4, 3)), boxstyle="round,pad=0,rounding_size=0.25",
-            zorder=0))
+            linestyle=(0, (4, 3)), boxstyle="round,pad=0,rounding_size=0.25", zorder=0))
         self.note(left + 0.2, top - 0.31, title)
 
     def note(self, x, y, text):
-        self.ax.text(x, y, text, ha="left", va="center", fontsize=11.5, style="italic",
-                     color="#52606d", linespacing=1.5, zorder=1)
+        self.text(x, y, text, ha="left", style="italic", color="#52606d", linespacing=1.5, zorder=1)
 
-    def arrow(self, *corners, shape="", side="right"):
+    def arrow(self, *corners, shape="", above=False):
         """A line through `corners` with its head at the last; `shape` stands beside its middle."""
         *_, before, end = corners
-        self.line(*corners[:-1])
+        self.ax.plot(*np.transpose(corners[:-1]), color=INK, linewidth=1.3, solid_joinstyle="round", zorder=2)
         self.ax.annotate("", end, before, zorder=2, arrowprops={
             "arrowstyle": "-|>", "color": INK, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0,
             "mutation_scale": 13})
         x, y = (before[0] + end[0]) / 2, (before[1] + end[1]) / 2
-        if side == "right":
-            self.ax.text(x + 0.15, y, shape, ha="left", va="center", fontsize=11.5, color=INK)
+        if above:
+            self.text(x, y + 0.1, shape, va="bottom")
         else:
-            self.ax.text(x, y + 0.1, shape, ha="center", va="bottom", fontsize=11.5, color=INK)
+            self.text(x + 0.15, y, shape, ha="left")
 
-    def line(self, *corners):
-        self.ax.plot(*zip(*corners), color=INK, linewidth=1.3, solid_joinstyle="round", zorder=2)
-
-    def stack(self, x, top, step, layers, width):
+    def stack(self, x, top, layers, width):
         """Boxes one below the other, each `(text, colour, shape of its output)`; their heights."""
-        heights = [top - i * step for i in range(len(layers))]
-        for y, (text, colour, shape), below in zip(heights, layers, [*heights[1:], None]):
+        heights = [top - i * STEP for i in range(len(layers))]
+        for y, (text, colour, shape) in zip(heights, layers, strict=True):
             self.box(x, y, text, colour, width)
-            if below is not None:
-                self.arrow((x, y - EDGE), (x, below + EDGE), shape=shape)
+            if y > heights[-1]:
+                self.arrow((x, y - EDGE), (x, y - STEP + EDGE), shape=shape)
         return heights
 
     def save(self, name):
         pixels = BytesIO()
         self.figure.savefig(pixels, format="png", dpi=160)
         # A palette is half the size; written anew, the file does not carry matplotlib's version.
-        picture = Image.open(pixels).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-        picture.save(HERE / name, optimize=True, dpi=(160, 160))
+        image = Image.open(pixels).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        image.save(Path(__file__).with_name(name), optimize=True, dpi=(160, 160))
 
 
 def draw_model():
     drawing = Drawing(14.6, 15.4)
-    left, right, step = 2.95, 10.35, 1.45
-    y = drawing.stack(right, 14.98, step, [
-        ("image", NO_LAYER, "224 × 224 × 3"),
+    left, right = 2.95, 10.35
+    y = drawing.stack(right, 14.98, [
+        ("image", "white", "224 × 224 × 3"),
         ("Conv 4×4 /2 · BN · ReLU", VISION, "112 × 112 × 128"),
         ("Conv 4×4 /2 · BN · ReLU", VISION, "56 × 56 × 128"),
         ("AddSpatialCoordinates", COORDINATES, "56 × 56 × 130"),
@@ -93,16 +86,14 @@ def draw_model():
         ("global max pooling", VISION, "512"),
         ("Dense · ReLU", VISION, "512"),
         ("Dense · softmax", VISION, "$n_c$"),
-        ("answer", ANSWER, ""),
-    ], 5.8)
-    words = drawing.stack(left, y[0], step, [
-        ("question", NO_LAYER, "T"),
+        ("answer", ANSWER, "")], 5.8)
+    words = drawing.stack(left, y[0], [
+        ("question", "white", "T"),
         ("Embedding", LANGUAGE, "T × 64"),
         ("GRU, all states", LANGUAGE, "T × 128"),
-        ("GRU, last state", LANGUAGE, ""),
-    ], 4.2)
+        ("GRU, last state", LANGUAGE, "")], 4.2)
     drawing.arrow((left, words[3] - EDGE), (left, y[4]), (right - 2.96, y[4]),
-                  shape=r"$\mathbf{q}$: 128", side="above")
+                  shape=r"$\mathbf{q}$: 128", above=True)
     drawing.group(left - 2.8, words[3] - 0.6, left + 2.8, y[1] + 0.98, "generator")
     drawing.group(right - 3.4, y[2] - 0.55, right + 4.1, y[1] + 0.98, "feature extractor")
     drawing.group(right - 3.4, y[9] - 0.55, right + 4.1, y[6] + 0.98, "classifier")
@@ -113,28 +104,22 @@ def draw_model():
 
 def draw_resblock():
     drawing = Drawing(12.2, 10.65)
-    words, main, shortcut, step = 1.95, 7.4, 11.0, 1.45
-    y = drawing.stack(main, 10.23, step, [
-        (r"$\mathbf{h}$", NO_LAYER, "56 × 56 × 130"),
+    words, main, shortcut = 1.95, 7.4, 11.0
+    y = drawing.stack(main, 10.23, [
+        (r"$\mathbf{h}$", "white", "56 × 56 × 130"),
         ("Conv 1×1 · ReLU", VISION, "56 × 56 × 128"),
         ("Conv 3×3", VISION, "56 × 56 × 128"),
         (r"BatchNorm, no $\gamma$, $\beta$", VISION, "56 × 56 × 128"),
         ("FiLM", FILM, "56 × 56 × 128"),
-        ("ReLU", VISION, ""),
-    ], 4.8)
-    drawing.stack(words, y[3], step, [
-        (r"$\mathbf{q}$", LANGUAGE, "128"),
-        ("Dense, Dense", FILM, ""),
-    ], 3.4)
-    drawing.arrow((words + 1.76, y[4]), (main - 2.46, y[4]), shape=r"$\gamma$, $\beta$",
-                  side="above")
+        ("ReLU", VISION, "")], 4.8)
+    drawing.stack(words, y[3], [(r"$\mathbf{q}$", LANGUAGE, "128"), ("Dense, Dense", FILM, "")], 3.4)
+    drawing.arrow((words + 1.76, y[4]), (main - 2.46, y[4]), shape=r"$\gamma$, $\beta$", above=True)
     plus, radius = y[5] - 1.25, 0.32
     drawing.arrow((main, y[5] - EDGE), (main, plus + radius))
     drawing.arrow((main + 2.46, y[1]), (shortcut, y[1]), (shortcut, plus), (main + radius, plus))
-    drawing.ax.add_patch(Circle((main, plus), radius, facecolor="white", edgecolor=INK,
-                                linewidth=1.3, zorder=3))
-    drawing.ax.text(main, plus + 0.02, "+", ha="center", va="center", fontsize=17, color=INK,
-                    zorder=4)
+    drawing.ax.add_patch(Circle((main, plus), radius, facecolor="white", edgecolor=INK, linewidth=1.3,
+                                zorder=3))
+    drawing.text(main, plus + 0.02, "+", fontsize=17, zorder=4)
     drawing.arrow((main, plus - radius), (main, plus - 1.25), shape="56 × 56 × 128")
     drawing.save("resblock.png")
 
