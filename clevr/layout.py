@@ -1,7 +1,5 @@
-"""Where files lie and what they hold: the layout of CLEVR v1.0, and the data folder of TFRecords.
-
-The same functions write our scenes, images and questions and read the official download,
-https://cs.stanford.edu/people/jcjohns/clevr/ (Johnson et al., CVPR 2017)."""
+"""Where files lie and what they hold: the layout of CLEVR v1.0 (Johnson et al., CVPR 2017), ours and that of
+https://cs.stanford.edu/people/jcjohns/clevr/, and the data folder of TFRecords."""
 
 import os
 import re

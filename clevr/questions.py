@@ -97,9 +97,8 @@ class SceneSets:
             self.related[f"same_{attribute}", None] = [
                 having[thing[attribute]] & ~(1 << i) for i, thing in enumerate(objects)]
         having[None] = self.all
-        # (325,), by index of description
-        self.fitting = np.array([having[a] & having[b] & having[c] & having[d] for a, b, c, d in DESCRIPTIONS]
-                                + [0])
+        fitting = [having[a] & having[b] & having[c] & having[d] for a, b, c, d in DESCRIPTIONS]
+        self.fitting = np.array([*fitting, 0])      # (325,), by index of description
         self.cache = {}
 
     def in_all(self, relations):

@@ -17,11 +17,10 @@ def default_workers(root="/"):
     cpus = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
     memory = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for folder in control_groups(Path(root)):       # version 2, or version 1
-        quota = (read_numbers(folder, "cpu.max")
-                 or read_numbers(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us"))
+        quota = numbers_in(folder, "cpu.max") or numbers_in(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us")
         if len(quota) == 2 and quota[0] > 0:        # -1 is no limit
             cpus.append(quota[0] / quota[1])
-        memory += read_numbers(folder, "memory.max") or read_numbers(folder, "memory.limit_in_bytes")
+        memory += numbers_in(folder, "memory.max") or numbers_in(folder, "memory.limit_in_bytes")
     return max(1, int(min(*cpus, min(memory) / WORKER_BYTES)))
 
 
@@ -36,7 +35,7 @@ def control_groups(root):
                 yield root / "sys/fs/cgroup" / controller / folder
 
 
-def read_numbers(folder, *names):
+def numbers_in(folder, *names):
     """The whole numbers in these files; none if one is missing or sets no limit ("max")."""
     try:
         return [int(word) for name in names for word in (folder / name).read_text().split()]
