@@ -2,19 +2,16 @@
 # make DATA_SIZE=coursework   the same at the size of the course's data, over the run in checkpoints/
 # make test                   lint and tests
 # make bench                  how fast this machine trains, and how fast it could
-# make release                `make DATA_SIZE=coursework`, then commits' copies: coursework2.ipynb, report.pdf
+# make release                the same, checks the saved model, copies notebook and report to this folder
 # make environment            only the Python environment, .venv
 #
-# Settings: DATA_DIR=<TFRecords> CHECKPOINT_DIR=<run> EPOCHS=<number> PYTHON=<interpreter>
+# Settings: DATA_DIR=<TFRecords> CHECKPOINT_DIR=<run> EPOCHS=<number> PYTHON=<interpreter of a new .venv>
 
-ifeq ($(MAKECMDGOALS),release)
-DATA_SIZE ?= coursework
-CHECKPOINT_DIR ?= checkpoints
-endif
-PYTHON ?= python3
-DATA_DIR ?= data
-CHECKPOINT_DIR ?= $(if $(filter coursework,$(DATA_SIZE)),checkpoints,build/checkpoints)
-EPOCHS ?= 20
+DATA_SIZE = $(if $(filter release,$(MAKECMDGOALS)),coursework)
+DATA_DIR = data
+CHECKPOINT_DIR = $(if $(filter release,$(MAKECMDGOALS))$(filter coursework,$(DATA_SIZE)),checkpoints,build/checkpoints)
+EPOCHS = 20
+PYTHON = python3
 
 RUN := .venv/bin/python
 CUDA := $(if $(shell command -v nvidia-smi),.venv/installed-cuda)
@@ -38,7 +35,7 @@ all: build/submission.zip
 	  { echo 'error: $(PYTHON) is not Python 3.10 to 3.13: try make PYTHON=python3.12'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo 'error: $(PYTHON) cannot make environments: install its venv package (apt install python3-venv)'; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	@echo 'Installing requirements.txt into .venv, which takes one to three minutes'
 	@$(RUN) -m pip install -qq -r requirements.txt
 	@cp $< $@
@@ -47,21 +44,21 @@ all: build/submission.zip
 	$(RUN) -m pip install -qq -c requirements.txt 'tensorflow[and-cuda]'
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt .venv/installed $(CUDA)
 	@$(RUN) -m pip install -qq -r requirements-dev.txt
 	@cp $< $@
 
 environment: .venv/installed $(CUDA)
 
 # Rewritten when the data changed, so that all that was made of other data is made anew.
-build/data.json: .venv/installed FORCE
+build/data.json: .venv/installed $(CUDA) FORCE
 	@$(RUN) -m clevr prepare "$(DATA_DIR)" $(if $(DATA_SIZE),--size $(DATA_SIZE)) --state $@
 
 build/parameters: FORCE
 	@mkdir -p build
 	@echo '$(PARAMETERS)' | cmp -s - $@ || echo '$(PARAMETERS)' > $@
 
-build/coursework2.ipynb: coursework2.ipynb film_layers.py $(FIGURES) build/parameters build/data.json $(CUDA)
+build/coursework2.ipynb: coursework2.ipynb film_layers.py $(FIGURES) build/parameters build/data.json
 	@$(RUN) -m papermill $< build/executing.ipynb --kernel python3 $(PARAMETERS) \
 	  --no-progress-bar --log-level ERROR --stdout-file -
 	@mv build/executing.ipynb $@
@@ -86,4 +83,4 @@ bench: environment build/data.json
 
 release: all
 	$(RUN) tests/alone.py "$(CHECKPOINT_DIR)" "$(DATA_DIR)"
-	cp build/coursework2.ipynb build/report.pdf .
+	cp -p build/coursework2.ipynb build/report.pdf .

@@ -61,10 +61,12 @@ class FiLM(layers.Layer):
     Output shape: that of `h`.
 
     Raises:
-        ValueError: if h is not of rank 4, or later has another number of channels than when built.
+        ValueError: if h is not of rank 4 or q not of rank 2, or h later has other channels.
     """
 
     def build(self, h_shape, q_shape):
+        if len(q_shape) != 2:
+            raise ValueError(f"q must have shape (batch, units). Received: {q_shape}")
         # Without it, an h of one channel would be broadcast to all channels.
         self.input_spec = keras.InputSpec(ndim=4, axes={-1: h_shape[-1]})
         channels, policy = h_shape[-1], self.dtype_policy

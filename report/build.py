@@ -9,7 +9,7 @@ from pathlib import Path
 import typst
 
 HERE = Path(__file__).resolve().parent
-FILES = ("evaluation.json", "curves.svg")
+FILES = ("evaluation.json", "curves.svg", "training_log.csv")
 
 
 def checksum(text):
@@ -20,11 +20,11 @@ def build(run):
     """The PDF's bytes, and whether conclusions.typ is about this run.
 
     Raises:
-        FileNotFoundError: if the folder `run` lacks evaluation.json or curves.svg.
+        FileNotFoundError: if the folder `run` lacks one of FILES.
         RuntimeError: if evaluation.json lacks a number, or the text does not fit on one page.
     """
     inputs = {name: (run / name).read_text("utf-8") for name in FILES}
-    inputs["checksum"] = checksum(inputs["evaluation.json"])
+    inputs["checksum"] = checksum(inputs["training_log.csv"])  # which no evaluation rewrites
     page = typst.compile(HERE / "report.typ", ignore_system_fonts=True, sys_inputs=inputs)
     about = json.loads(typst.query(HERE / "report.typ", "<about-this-run>", field="value", one=True,
                                    ignore_system_fonts=True, sys_inputs=inputs))

@@ -19,10 +19,11 @@ BASELINES = ("FiLM", "FiLM, mismatched images", "question-only network", "answer
 
 @pytest.fixture
 def run(tmp_path):
-    """Writes a run's folder with an evaluation that differs from the committed one's; returns the folder."""
+    """Writes the folder of another run, with these changes of the evaluation; returns it."""
     def write(**changes):
         (tmp_path / "evaluation.json").write_text(json.dumps(EVALUATION | changes))
         (tmp_path / "curves.svg").write_bytes((RUN / "curves.svg").read_bytes())
+        (tmp_path / "training_log.csv").write_text("epoch,accuracy,loss,val_accuracy,val_loss\n")
         return tmp_path
     return write
 
@@ -30,7 +31,7 @@ def run(tmp_path):
 def text_of(folder):
     """All text of the report, from the evaluated document."""
     inputs = {name: (folder / name).read_text() for name in build.FILES}
-    inputs["checksum"] = build.checksum(inputs["evaluation.json"])
+    inputs["checksum"] = build.checksum(inputs["training_log.csv"])
     found = []
 
     def collect(node):
