@@ -14,14 +14,15 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-import film_layers  # noqa: E402, F401: registers the layers
+import film_layers  # noqa: E402, F401  (registers the layers)
 
 
 def accuracy(run, data, batch_size):
-    """Share of right answers of the newest checkpoint in `run`; all it knows is settings.json."""
+    """Fraction of right answers of the newest checkpoint in `run`; all it knows is settings.json."""
     settings = json.loads((run / "settings.json").read_text())
     model = keras.models.load_model(max(run.glob("epoch_*.keras"), key=lambda path: int(path.stem[6:])))
     files = sorted(map(str, (data / "val").glob("[!.]*tfrecord*")))
+    token_of = {word: token for token, word in enumerate(settings["vocabulary"])}
     images, questions, truth = [], [], []
     for i, record in enumerate(tf.data.TFRecordDataset(files)):
         feature = tf.train.Example.FromString(record.numpy()).features.feature
@@ -30,7 +31,7 @@ def accuracy(run, data, batch_size):
         pair = int(tf.random.stateless_uniform((), seed, maxval=len(texts), dtype=tf.int32))
         images.append(np.frombuffer(feature["image"].bytes_list.value[0], "<i4").astype("uint8"))
         words = texts[pair].decode().lower().translate(str.maketrans("", "", string.punctuation)).split()
-        questions.append([settings["vocabulary"].index(w) if w in settings["vocabulary"] else 1 for w in words])
+        questions.append([token_of.get(word, 1) for word in words])
         truth.append(settings["answers"].index(answers[pair].decode()))
     right = 0
     for start in range(0, len(truth), batch_size):
