@@ -1,9 +1,11 @@
-"""What several tests share: the command line, and one small set of data that it made."""
+"""What several tests share: the command line, one small set of data that it made, and TFRecords."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -13,15 +15,12 @@ TINY_SEED = 3          # with it, training has all the answers of validation
 
 @pytest.fixture(scope="session")
 def clevr():
-    """Runs `python -m clevr` with the given arguments; returns the finished process, with the
-    output as text. An exit status other than `status` fails the test."""
-
+    """Runs `python -m clevr`. An exit status other than `status` fails the test."""
     def run(*args, status=0):
         done = subprocess.run([sys.executable, "-m", "clevr", *map(str, args)], cwd=ROOT,
                               capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         return done
-
     return run
 
 
@@ -42,6 +41,14 @@ def tiny_data(clevr, tiny_layout):
     return out
 
 
+@pytest.fixture(scope="module")
+def keep_policy():
+    """Restores the precision, which the notebook's cells set."""
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
 def snapshot(folder):
     """All files of a folder: {relative path: (content, time of change)}."""
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
@@ -50,3 +57,29 @@ def snapshot(folder):
 
 def contents(folder):
     return {name: content for name, (content, _) in snapshot(folder).items()}
+
+
+def example(**features):
+    """The bytes of a tf.train.Example of these lists of bytes."""
+    import tensorflow as tf  # not above, since the layers are tested without it, too
+    lists = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+             for name, values in features.items()}
+    return tf.train.Example(features=tf.train.Features(feature=lists)).SerializeToString()
+
+
+def write_records(path, *records):
+    import tensorflow as tf
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def read_records(folder):
+    """The (image, [(question, answer), ...]) of all records, read without code of the project."""
+    import tensorflow as tf
+    for record in tf.data.TFRecordDataset([str(path) for path in sorted(folder.iterdir())]):
+        feature = tf.train.Example.FromString(record.numpy()).features.feature
+        (image,), *texts = (feature[name].bytes_list.value for name in ("image", "question", "answer"))
+        pairs = [(question.decode(), answer.decode()) for question, answer in zip(*texts, strict=True)]
+        yield np.frombuffer(image, "<i4").reshape(224, 224, 3), pairs

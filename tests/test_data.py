@@ -13,8 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from conftest import ROOT, TINY, TINY_SEED, contents, snapshot
+from conftest import ROOT, TINY, TINY_SEED, contents, example, read_records, snapshot, write_records
 from PIL import Image
 
 from clevr import tfrecords, workers
@@ -27,22 +26,17 @@ def load(layout, kind, split):
 
 
 def check_records(data, layout, limit=None):
-    """Compares all records, read as the coursework reads them, with what they are made from."""
-    features = {"image": tf.io.FixedLenFeature((), tf.string),
-                "question": tf.io.RaggedFeature(tf.string), "answer": tf.io.RaggedFeature(tf.string)}
+    """Compares all records with what they are made from."""
     for split, count in TINY.items():
-        names = [f"CLEVR_{split}_{i:06d}.png" for i in range(limit or count)][:count]
-        questions = load(layout, "questions", split)
-        records = tf.data.TFRecordDataset([str(path) for path in sorted((data / split).iterdir())])
-        for name, record in zip(names, records, strict=True):
-            example = tf.io.parse_single_example(record, features)
-            pixels = tf.reshape(tf.io.decode_raw(example["image"], tf.int32), (224, 224, 3)).numpy()
+        questions, found = load(layout, "questions", split), list(read_records(data / split))
+        assert len(found) == min(count, limit or count)
+        for i, (pixels, pairs) in enumerate(found):
+            name = f"CLEVR_{split}_{i:06d}.png"
             with Image.open(layout / "images" / split / name) as image:
                 expected = image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
             assert (pixels == np.asarray(expected)).all()
-            asked = [question for question in questions if question["image_filename"] == name]
-            for key in ("question", "answer"):
-                assert example[key].numpy().tolist() == [question[key].encode() for question in asked]
+            assert pairs == [(question["question"], question["answer"]) for question in questions
+                             if question["image_filename"] == name]
 
 
 # generate
@@ -53,19 +47,19 @@ def test_layout_is_that_of_clevr(tiny_layout, split):
     scenes, questions = (load(tiny_layout, kind, split) for kind in ("scenes", "questions"))
     assert [(scene["image_index"], scene["image_filename"]) for scene in scenes] == list(enumerate(names))
     assert [question["image_filename"] for question in questions] == np.repeat(names, 10).tolist()
-    assert scenes[0].keys() == {"image_index", "image_filename", "split", "objects", "relationships",
-                                "directions"}
-    assert scenes[0]["objects"][0].keys() == {"size", "color", "material", "shape", "rotation", "3d_coords",
-                                              "pixel_coords"}
-    assert questions[0].keys() == {"image_index", "image_filename", "split", "question", "answer", "program",
-                                   "question_index", "question_family_index"}
+    for found, keys in (
+            (scenes[0], "image_index image_filename split objects relationships directions"),
+            (scenes[0]["objects"][0], "size color material shape rotation 3d_coords pixel_coords"),
+            (questions[0], "image_index image_filename split question answer program question_index "
+                           "question_family_index")):
+        assert found.keys() == {*keys.split()}
     with Image.open(tiny_layout / "images" / split / names[-1]) as image:
         assert (image.size, image.mode) == ((480, 320), "RGB")
 
 
 def test_interrupted_and_killed_generation_ends_like_an_uninterrupted_one(tiny_layout, tmp_path):
-    command = [sys.executable, "-m", "clevr", "generate", str(tmp_path), "--workers", "1",
-               *f"--train {TINY['train']} --val {TINY['val']} --seed {TINY_SEED}".split()]
+    arguments = f"--train {TINY['train']} --val {TINY['val']} --seed {TINY_SEED} --workers 1"
+    command = [sys.executable, "-m", "clevr", "generate", str(tmp_path), *arguments.split()]
     for count, end, status in ((5, signal.SIGINT, 130), (15, signal.SIGKILL, -signal.SIGKILL)):
         # A test run in the background ignores Ctrl-C, and so would its children.
         job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -77,20 +71,19 @@ def test_interrupted_and_killed_generation_ends_like_an_uninterrupted_one(tiny_l
         (os.killpg if end is signal.SIGINT else os.kill)(job.pid, end)
         assert "Traceback" not in job.communicate()[1] and job.returncode == status
         assert len(list(tmp_path.glob("images/train/CLEVR*"))) < TINY["train"]
-    generate(tmp_path, TINY, TINY_SEED, 2)
-    assert contents(tmp_path) == contents(tiny_layout)
-    (tmp_path / "images" / "val" / "CLEVR_val_000003.png").unlink()
-    generate(tmp_path, TINY, TINY_SEED, 2)
-    assert contents(tmp_path) == contents(tiny_layout)
+    for _ in range(2):
+        generate(tmp_path, TINY, TINY_SEED, 2)
+        assert contents(tmp_path) == contents(tiny_layout)
+        (tmp_path / "images" / "val" / "CLEVR_val_000003.png").unlink()
 
 
-@pytest.mark.parametrize("images, seed", [(TINY, TINY_SEED + 1), ({**TINY, "val": 7}, TINY_SEED)])
-def test_generate_leaves_other_files_alone(tiny_layout, tiny_data, images, seed):
-    for folder in (tiny_layout, tiny_data):
-        before = snapshot(folder)
+@pytest.mark.parametrize("folder", ["tiny_layout", "tiny_data"])
+def test_generate_leaves_other_files_alone(folder, request):
+    before = snapshot(folder := request.getfixturevalue(folder))
+    for images, seed in ((TINY, TINY_SEED + 1), ({**TINY, "val": 7}, TINY_SEED)):
         with pytest.raises(DataError, match="name another folder"):
             generate(folder, images, seed, 1)
-        assert snapshot(folder) == before
+    assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("count, limits", [
@@ -182,12 +175,13 @@ def test_images_are_right_or_refused(tmp_path):
     images["transparent"] = images["RGBA"].copy()
     images["transparent"].putpixel((3, 5), (1, 2, 3, 128))
     images["16-bit gray"] = Image.fromarray(np.asarray(images["L"], np.uint16) * 257)
-    rgb.save(tmp_path / "keyed.png", transparency=rgb.getpixel((0, 0)))
-    images["keyed"] = Image.open(tmp_path / "keyed.png")
-    for name, image in images.items():
-        image.save(path := tmp_path / f"{name}.{'png' if name == 'keyed' else 'tiff'}")
-        if name in ("RGB", "RGBA", "P", "L", "LA", "1"):
-            assert (tfrecords.read_pixels(path) == np.asarray(image.convert("RGB"))).all(), name
+    paths = [tmp_path / f"{name}.tiff" for name in images] + [tmp_path / "color key.png"]
+    for path, image in zip(paths, images.values(), strict=False):
+        image.save(path)
+    rgb.save(paths[-1], transparency=rgb.getpixel((0, 0)))
+    for path in paths:
+        if path.stem in ("RGB", "RGBA", "P", "L", "LA", "1"):
+            assert (tfrecords.read_pixels(path) == np.asarray(images[path.stem].convert("RGB"))).all()
         else:
             with pytest.raises(DataError, match=f"{path.name} .*RGB PNG"):
                 tfrecords.read_pixels(path)
@@ -195,17 +189,14 @@ def test_images_are_right_or_refused(tmp_path):
 
 # check
 
-GOOD = {"image": [bytes(224 * 224 * 3 * 4)], "question": [b"What  color is it ?", b"How many? "],
-        "answer": [b"red", b"3"]}
-SIZE = 602226       # of a good record in its file: 12 bytes before it, 4 behind it
+def record(**changes):
+    """A sound record but for the changes; None leaves a feature out."""
+    features = {"image": [bytes(224 * 224 * 3 * 4)], "question": [b"What  color is it ?", b"How many? "],
+                "answer": [b"red", b"3"], **changes}
+    return example(**{name: values for name, values in features.items() if values is not None})
 
 
-def example(**changes):
-    """The bytes of a good record but for the changes; None leaves a feature out."""
-    values = {name: value for name, value in (GOOD | changes).items() if value is not None}
-    return tf.train.Example(features=tf.train.Features(feature={
-        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=value))
-        for name, value in values.items()})).SerializeToString()
+SIZE = len(record()) + 16       # in its file: 12 bytes before it, 4 behind it
 
 
 def pixel(value):
@@ -214,41 +205,40 @@ def pixel(value):
     return [image.tobytes()]
 
 
-def write(path, *records):
-    path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in records:
-            writer.write(record)
-
-
 @pytest.fixture
 def sound(tmp_path):
-    """A sound folder: two files of training, one of validation, named as other tools name them."""
-    write(tmp_path / "train" / "a.tfrecord-00000-of-00010", example(), example())
-    write(tmp_path / "train" / "b.tfrecord", *[example()] * 3)
-    write(tmp_path / "val" / "c.tfrecords", example(), example())
+    """A sound folder, its files named as other tools name them."""
+    write_records(tmp_path / "train" / "a.tfrecord-00000-of-00010", *[record()] * 2)
+    write_records(tmp_path / "train" / "b.tfrecord", *[record()] * 3)
+    write_records(tmp_path / "val" / "c.tfrecords", *[record()] * 2)
     (tmp_path / "val" / ".d.tfrecords.part").write_bytes(b"half-written")
     return tmp_path
 
 
-def test_check_counts(sound):
-    write(sound / "train" / "d.tfrecords", example(image=pixel(255), answer=[b"blue", b"many"]))
+def test_check_counts_and_finds_that_files_are_missing(sound):
+    last = sound / "train" / "train-00001-of-00003.tfrecords"       # a part of somebody else's files will do
+    write_records(last, record(image=pixel(255), answer=[b"blue", b"many"]))
     tally = tfrecords.check(sound)["train"]
     assert (tally.files, tally.images, tally.questions) == (3, 6, 12)
     assert tally.words == {"what", "color", "is", "it", "how", "many"}
     assert tally.answers_by_type() == {"color": {"red": 5, "blue": 1}, "count": {"3": 5},
                                        "other": {"many": 1}}
+    (sound / "convert.json").write_text("{}")
+    with pytest.raises(DataError, match="train lacks files"):
+        tfrecords.check(sound)
+    shutil.rmtree(sound / "train")
+    with pytest.raises(DataError, match="train holds no .tfrecords files"):
+        tfrecords.check(sound)
 
 
-@pytest.mark.parametrize("record, message", [
-    (b"no example", "not a tf.train.Example"), (example(image=None), '"image" is missing'),
-    (example(answer=None), '"answer" is missing'), (example(image=[bytes(9)]), "image holds .9. bytes"),
-    (example(image=[]), "image holds .. bytes"), (example(image=pixel(256)), "from 0 to 256"),
-    (example(image=pixel(-1)), "from -1 to 0"), (example(answer=[b"red"]), "2 questions and 1 answers"),
-    (example(question=[], answer=[]), "0 questions"), (example(question=[b"\xff", b"?"]), "'utf-8' codec"),
-    (example(answer=[b"red", b"4"]), 'answer "4" does not occur in training')], ids=range(11))
-def test_check_finds_a_bad_record(sound, record, message):
-    write(sound / "val" / "c.tfrecords", example(), record, example())
+@pytest.mark.parametrize("bad, message", [
+    (b"no example", "not a tf.train.Example"), (record(image=None), '"image" is missing'),
+    (record(image=[bytes(9)]), "image holds .9. bytes"), (record(image=pixel(256)), "from 0 to 256"),
+    (record(image=pixel(-1)), "from -1 to 0"), (record(answer=[b"red"]), "2 questions and 1 answers"),
+    (record(question=[], answer=[]), "0 questions"), (record(question=[b"\xff", b"?"]), "'utf-8' codec"),
+    (record(answer=[b"red", b"4"]), 'answer "4" does not occur in training')], ids=range(9))
+def test_check_finds_a_bad_record(sound, bad, message):
+    write_records(sound / "val" / "c.tfrecords", record(), bad, record())
     with pytest.raises(DataError, match=f"val/c.tfrecords: record 2: .*{message}") as error:
         tfrecords.check(sound)
     assert "\n" not in str(error.value)
@@ -260,25 +250,13 @@ def flip(offset):
 
 @pytest.mark.parametrize("change, message", [
     (lambda content: content[:SIZE + 5], "record 2: truncated"), (flip(SIZE + 3), "record 2: bad CRC"),
-    (lambda content: content[:2 * SIZE - 1], "record 2: truncated"),
-    (flip(2 * SIZE - 2), "record 2: bad CRC"), (lambda content: b"", "empty"),
-    (gzip.compress, "compressed .gzip.: gunzip"),
+    (lambda content: content[:2 * SIZE - 1], "record 2: truncated"), (lambda content: b"", "empty"),
+    (flip(2 * SIZE - 2), "record 2: bad CRC"), (gzip.compress, "compressed .gzip.: gunzip"),
     (zlib.compress, "compressed .zlib.: decompress")], ids=range(7))
 def test_check_finds_a_damaged_or_compressed_file(sound, change, message):
     path = sound / "train" / "e.tfrecords.gz"
     path.write_bytes(change((sound / "train" / "b.tfrecord").read_bytes()))
     with pytest.raises(DataError, match=f"train/{path.name}.*{message}"):
-        tfrecords.check(sound)
-
-
-def test_check_finds_that_files_are_missing(sound):
-    write(sound / "train" / "train-00001-of-00003.tfrecords", example())
-    tfrecords.check(sound)          # a part of somebody else's files will do
-    (sound / "convert.json").write_text("{}")
-    with pytest.raises(DataError, match="train lacks files"):
-        tfrecords.check(sound)
-    shutil.rmtree(sound / "train")
-    with pytest.raises(DataError, match="train holds no .tfrecords files"):
         tfrecords.check(sound)
 
 
