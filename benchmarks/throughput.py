@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 GFLOP_PER_IMAGE = 9.6
 TOKENS, WARM_UP = 43, 2  # the longest question; steps that trace and fill caches
 
