@@ -4,18 +4,17 @@ import base64
 import io
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib.figure
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from nbformat import v4
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-
+sys.path.insert(0, str(ROOT / "report"))
 import notebook_pdf  # noqa: E402
 
 
@@ -59,8 +58,7 @@ def export(folder, *cells):
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, notebook_pdf.__file__, *arguments],
-                          capture_output=True, text=True)
+    return subprocess.run([sys.executable, notebook_pdf.__file__, *arguments], capture_output=True, text=True)
 
 
 PROSE = r"""# Coursework *two*
@@ -90,14 +88,11 @@ def cells(tmp_path):
     frame = pd.DataFrame({"epoch": [0, 1], "val_accuracy": [0.4125, 0.4375], "of": ["a", "b"]})
     wide = pd.DataFrame({f"a_long_name_{i}": [i / 7] for i in range(20)})
     return [PROSE, v4.new_raw_cell("raw cell"), v4.new_code_cell(CODE, execution_count=2, outputs=[
-        printed("Epoch 1/20\n  1/234\b\b\b\b\b\b\b  2/234\b\b\b\b\b\b\b234/234 - done\n"),
-        printed("50%|█▌ |\r100%|███|\n\x1b[31mred\x1b[0m\n" + "unbroken" * 40),
+        printed("1/234\b\b\b\b\b234/234 - done\n50%|█▌ |\r100%|███|\n\x1b[31mred\x1b[0m\n" + "unbroken" * 40),
         printed("a warning\n", "stderr"),
         shown(text_html="<pre>rich</pre>", text_plain="┏" + "━" * 98 + "┓"),
-        shown(text_html=frame._repr_html_(), text_plain="plain frame"),
-        shown(text_html=wide._repr_html_(), text_plain="plain wide frame"),
-        shown(image_png=png(14, 4, "black"), text_plain="<Figure>"),
-        shown(image_png=png(4, 14), text_plain="<Figure>"),
+        *(shown(text_html=table._repr_html_(), text_plain="plain frame") for table in (frame, wide)),
+        *(shown(image_png=png(*size), text_plain="<Figure>") for size in ((14, 4), (4, 14))),
         shown(text_markdown="Source:\n```python\nself.gamma = Dense(c)\n```\n"),
         v4.new_output("error", ename="E", evalue="", traceback=["\x1b[31mValueError\x1b[0m: bad"]),
     ]), v4.new_code_cell("\n".join(f"line_{i} = {i}" for i in range(120)), execution_count=104)]
@@ -107,12 +102,11 @@ def test_every_cell_and_output_is_set_and_nothing_reaches_into_the_margins(cells
     source, warnings, pages = export(tmp_path, *cells)
     assert warnings == []
     for expected in (
-        "a) An answer", r"$gamma dot.circle upright(bold(h))^", "item one, $beta_c$", "raw cell", "0.4375",
-        'gamma & = upright("Linear")', "long enough to be broken", 'image("x.png", width:', "\\#hash",
-        "Inline bold, H2O", "after a break", "a link", "a\\_b\\_c", "end-of-long-line", r" f\"{h!r}\\n\"",
-        "≈ γ·h → β", "234/234 - done", "100%|███|", r"\nred\n", "a warning", "┏━━━", "right,right,auto",
-        "self.gamma = Dense(c)", "ValueError: bad", "line_119 = 119",
-    ):
+        r"$gamma dot.circle upright(bold(h))^", "item one, $beta_c$", 'gamma & = upright("Linear")', "0.4375",
+        "long enough to be broken", 'image("x.png", width:', "\\#hash", "Inline bold, H2O", "after a break",
+        "a link", "a\\_b\\_c", "end-of-long-line", r" f\"{h!r}\\n\"", "≈ γ·h → β", "234/234 - done", "┏━━━",
+        "100%|███|", r"\nred\n", "a warning", "raw cell", "right,right,auto", "self.gamma = Dense(c)",
+        "ValueError: bad", "line_119 = 119"):
         assert expected in source, expected
     for gone in ("\b", "\x1b", "1/234234", "50%|", "begin{align}", "plain frame", "<Figure>"):
         assert gone not in source, gone
@@ -130,18 +124,18 @@ def test_figures_have_their_own_size_and_100_columns_fit(tmp_path):
     assert bottoms[0] == bottoms[1] < bottoms[2]
 
 
-@pytest.mark.parametrize("cell, set_as", [
+TROUBLES = [
     ("![](missing.png)", "not available: missing.png"), ("![](corrupt.png)", '"![](corrupt.png)"'),
     ("![](https://host.invalid/badge.svg)", "not available: https://host.invalid/badge.svg"),
-    ("<img src='http://host.invalid/a.png'>", "not available: http://host.invalid/a.png"),
-    ("$$x \\tag{1}$$", "`x \\tag{1}`"), (r"$a \& b$", r"`a \& b`"), (r"$\frac{a$", r"`\frac{a`"),
-    ([shown(text_latex=r"$\frac{a$")], r"`\frac{a`"),
+    ("$$x \\tag{1}$$", "`x \\tag{1}`"), ([shown(text_latex=r"$\frac{a$")], r"`\frac{a`"),
     ([shown(text_html="<iframe src='https://host.invalid/'></iframe>")], "not available: https"),
     ([shown(text_html="<div id=a><script>plot()</script></div>")], "output not set: text/html"),
-    ([shown(**{"application/json": {"a": 1}})], "output not set: application/json"),
+    ([shown(application_json={"a": 1})], "output not set: application/json"),
     ([shown(image_png="AAAA", text_plain="<Figure>")], "<Figure>"),
-    ([shown(**{"image/svg+xml": "<svg"})], "image/svg+xml not set"),
-])
+]
+
+
+@pytest.mark.parametrize("cell, set_as", TROUBLES)
 def test_what_cannot_be_set_is_noted_in_its_place(tmp_path, cell, set_as):
     (tmp_path / "corrupt.png").write_bytes(b"no image")
     source, warnings, _ = export(tmp_path, "before", cell, "after")
@@ -168,25 +162,23 @@ def test_character_without_a_font_is_set_as_its_code_point(tmp_path):
 
 
 def test_notebook_full_of_troubles_becomes_the_same_pdf_twice(cells, tmp_path):
-    path = write(tmp_path, *cells, "# 你好 👩‍🔬 ![](https://host.invalid/x)", r"$\frac{a$ $x \tag{1}$", [
-        shown(**{"application/json": {}}), shown(text_html="<iframe src='x'>"), shown(image_png="?"),
-        shown(), printed("你好 \x07 \U0010fffd")])
+    (tmp_path / "corrupt.png").write_bytes(b"no image")
+    cells += [*(cell for cell, _ in TROUBLES), "# 你好 👩‍🔬", [printed("\x07 \U0010fffd")]]
+    path = write(tmp_path, *cells)
     pdfs = [tmp_path / "new" / "folder" / "one.pdf", tmp_path / "two.pdf"]
     for pdf in pdfs:
         done = run(path, pdf)
         lines = done.stderr.splitlines()
-        assert done.returncode == 0
-        assert len(lines) == 8 and all(line.startswith(f"{path}: ") for line in lines)
+        assert done.returncode == 0 and all(line.startswith(f"{path}: ") for line in lines)
+        assert len(lines) == len(TROUBLES) + 1  # the last is about missing characters
     one, two = (pdf.read_bytes() for pdf in pdfs)
     assert one == two and b"Coursework two" in one  # the title among the properties
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"nbformat": 4'])
+@pytest.mark.parametrize("content", ["", '{"nbformat": 4'])
 def test_what_is_no_notebook_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "notebook.ipynb"
-    if content is not None:
-        path.write_text(content)
+    path.write_text(content)
     done = run(path, tmp_path / "out.pdf")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and str(path) in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and str(path) in done.stderr
     assert not (tmp_path / "out.pdf").exists()
