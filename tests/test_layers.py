@@ -1,4 +1,4 @@
-"""The layers of Question 2 against references in NumPy and SciPy, on TensorFlow and on JAX."""
+"""The layers of Question 2 against references in NumPy, on TensorFlow and on JAX."""
 
 import os
 import subprocess
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from keras import ops
-from scipy.signal import correlate
 
 from film_layers import AddSpatialCoordinates, BatchNormalization, FiLM, ResBlock
 
@@ -31,18 +30,15 @@ def tf():
 # ---- references in float64; `w` holds the weights of a layer by the ends of their paths ----
 
 def film_reference(w, h, q, training=False):
-    gamma = q @ w["gamma/kernel"] + w["gamma/bias"]
-    beta = q @ w["beta/kernel"] + w["beta/bias"]
+    gamma, beta = (q @ w[f"{name}/kernel"] + w[f"{name}/bias"] for name in ("gamma", "beta"))
     return np.einsum("bc,bhwc->bhwc", gamma, h) + beta[:, None, None]
 
 
 def same_convolution(h, kernel, bias):
-    """Stride one and zero padding, one cross-correlation for each image and filter."""
     rim = kernel.shape[0] // 2
     padded = np.pad(h, ((0, 0), (rim, rim), (rim, rim), (0, 0)))
-    channels = [[correlate(image, kernel[..., f], "valid", "direct")[..., 0] for image in padded]
-                for f in range(kernel.shape[-1])]
-    return np.stack(channels, axis=-1) + bias
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))
+    return np.einsum("bhwcij,ijcf->bhwf", windows, kernel) + bias
 
 
 def resblock_reference(w, h, q, training=False):
@@ -55,9 +51,8 @@ def resblock_reference(w, h, q, training=False):
 
 
 def coordinates_reference(h):
-    batch, height, width, _ = h.shape
-    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-    return np.concatenate([h, np.broadcast_to(np.stack([x, y], -1), (batch, height, width, 2))], axis=-1)
+    x, y = np.meshgrid(np.linspace(-1, 1, h.shape[2]), np.linspace(-1, 1, h.shape[1]))
+    return np.concatenate([h, np.broadcast_to(np.stack([x, y], -1), (*h.shape[:3], 2))], axis=-1)
 
 
 LAYERS = [(FiLM, film_reference), (lambda **options: ResBlock(4, **options), resblock_reference)]
@@ -74,9 +69,8 @@ def randomised(layer, *inputs):
         layer.build(*(each.shape for each in inputs))
     rng, weights = np.random.default_rng(1), {}
     for weight in layer.weights:
-        value = rng.uniform(0.5, 2, weight.shape) if "variance" in weight.path else rng.normal(
-            0, 0.5, weight.shape)
-        weight.assign(value)
+        low = 0.5 if "variance" in weight.path else -1
+        weight.assign(rng.uniform(low, 1.5, weight.shape))
         weights["/".join(weight.path.split("/")[-2:])] = numpy(weight).astype("float64")
     return layer, weights
 
@@ -130,7 +124,7 @@ def small_model(policy="float32"):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_saved_model_is_the_same(policy, tmp_path):
+def test_saved_model_is_the_same(policy, tmp_path, tf):
     h, q = random_inputs((2, 5, 8, 3), 4)
     model = small_model(policy)
     model.save(tmp_path / "model.keras")
@@ -168,27 +162,6 @@ def test_wrong_inputs_are_refused():
                 make()(inputs)
     with pytest.raises(ValueError):
         AddSpatialCoordinates()(q)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("make, reference", LAYERS)
-def test_gradients_are_central_differences(make, reference, training, tf):
-    """Along a random direction in each weight."""
-    h, q = random_inputs((2, 5, 8, 3), 4)
-    layer, w = randomised(make(), h, q)
-    rng = np.random.default_rng(2)
-    direction = rng.normal(size=layer.compute_output_shape(h.shape, q.shape))
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(layer(h, q, training=training) * direction.astype("float32"))
-    gradients = tape.gradient(loss, [weight.value for weight in layer.trainable_weights])
-    for weight, gradient in zip(layer.trainable_weights, gradients, strict=True):
-        name, step = "/".join(weight.path.split("/")[-2:]), 1e-6 * rng.normal(size=weight.shape)
-        above, below = (np.sum(direction * reference({**w, name: w[name] + sign * step}, h, q, training))
-                        for sign in (1, -1))
-        expected = (above - below) / 2e-6
-        assert np.sum(gradient * step) / 1e-6 == pytest.approx(expected, rel=1e-3, abs=1e-3), name
-        # Batch statistics cancel whatever constant the convolution before them adds.
-        assert abs(expected) > 0.01 or (training and name == "conv2/bias"), name
 
 
 # ---- the fused batch normalisation and Keras's own ----
@@ -236,12 +209,10 @@ def test_parameter_counts_and_gradients_reach_every_weight(tf, keep_policy):
         "film_generator": (64 * vocab_size + 173_568, 0), "feature_extractor": (269_568, 512),
         "resblock": (197_632, 256), "classifier": (329_728 + 513 * num_answers, 0),
         "film": (64 * vocab_size + 513 * num_answers + 970_496, 768)}
-    rng = np.random.default_rng(0)
-    inputs = {"question": rng.integers(1, vocab_size, (4, 6)), "image": rng.random((4, 224, 224, 3))}
+    inputs = {"question": np.arange(24).reshape(4, 6) + 1, "image": np.random.rand(4, 224, 224, 3)}
     with tf.GradientTape() as tape:
         answers = model(inputs)
         loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(np.arange(4), answers))
-    gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
     np.testing.assert_allclose(np.sum(answers, axis=1), 1, rtol=1e-5)
-    for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
-        assert gradient is not None and np.any(tf.convert_to_tensor(gradient)), weight.path
+    gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+    assert all(np.any(tf.convert_to_tensor(gradient)) for gradient in gradients)
