@@ -9,6 +9,7 @@ from pathlib import Path
 import ijson
 
 SPLITS = ("train", "val")       # the official test split has no answers
+OURS = "CLEVR-like data made by this project, not CLEVR"
 MANIFEST = "convert.json"       # in the data folder, if we converted it
 
 
@@ -58,7 +59,7 @@ def is_shard(path):
 def description(seed, images):
     """How our own data describe themselves: in the info of their JSON files and in source.txt."""
     sizes = f"{images['train']} + {images['val']} images"
-    return f"CLEVR-like data made by this project, not CLEVR (seed {seed}, {sizes})"
+    return f"{OURS} (seed {seed}, {sizes})"
 
 
 def scene_record(split, index, scene):

@@ -56,12 +56,16 @@ def prepare(data, size=None, state=None):
 
 
 def read_origin(data):
-    """Whether the data are proved to be ours, and of which size they say they are (None: neither)."""
+    """Whether the data are proved to be ours, and of which size they say they are (None: neither).
+
+    Raises DataError if there are other files beside what says that the data are ours."""
     source = data / "source.txt"
-    files = [path for split in SPLITS for path in record_files(data, split)]
-    if not source.exists() or not all(map(layout.is_shard, files)):
-        return False, None      # whoever brought other files may have left our source.txt
-    text = source.read_text(encoding="utf-8", errors="replace").strip()
+    text = source.read_text(encoding="utf-8", errors="replace").strip() if source.exists() else ""
+    if text.startswith(layout.OURS):
+        for path in (path for split in SPLITS for path in record_files(data, split)):
+            if not layout.is_shard(path):
+                raise DataError(f"{path} is not of the data that {source} describes: empty {data} but for "
+                                "README.md, then bring one set of data")
     found = next((size for size in SIZES if text == layout.description(SEED, SIZES[size])), None)
     return found is not None and (data / layout.MANIFEST).exists(), found
 
