@@ -24,7 +24,7 @@ TOKENS, WARM_UP = 43, 2  # the longest question; steps that trace and fill cache
 
 def cells(*tags, **parameters):
     """The namespace of the notebook's cells with these tags; what they print is dropped."""
-    from notebook import run_cells
+    from cells import run_cells
     return run_cells("imports", *tags, **parameters)
 
 

@@ -201,7 +201,7 @@ def test_normalisation_equals_keras(shape, options, training, tf):
 # ---- the notebook's model ----
 
 def test_parameter_counts_and_gradients_reach_every_weight(tf, keep_policy):
-    from notebook import run_cells
+    from cells import run_cells
     vocab_size, num_answers = 82, 28
     model = run_cells("imports", "model", vocab_size=vocab_size, num_answers=num_answers)["build_film"]()
     assert {layer.name: (layer.count_params(), sum(np.prod(w.shape) for w in layer.non_trainable_weights))

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import ROOT, example, read_records, snapshot, write_records
-from notebook import NOTEBOOK, run_cells
+from cells import NOTEBOOK, run_cells
 from scipy.stats import chi2_contingency, chisquare
 
 BATCH_SIZE = 8

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, snapshot
 from keras import layers
-from notebook import run_cells
+from cells import run_cells
 
 LAST = "epoch_04.keras"
 
