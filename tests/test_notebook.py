@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import ROOT, example, read_records, snapshot, write_records
 from cells import NOTEBOOK, run_cells
+from conftest import ROOT, example, read_records, snapshot, write_records
 from scipy.stats import chi2_contingency, chisquare
 
 BATCH_SIZE = 8

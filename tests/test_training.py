@@ -13,9 +13,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from cells import run_cells
 from conftest import ROOT, snapshot
 from keras import layers
-from cells import run_cells
 
 LAST = "epoch_04.keras"
 
