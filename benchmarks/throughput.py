@@ -65,8 +65,7 @@ def measure_peak(dtype):
 
 def measure_step(settings, steps):
     """Training steps on one batch of random numbers in memory."""
-    notebook = cells("model")
-    notebook.update(vocab_size=82, num_answers=28)
+    notebook = cells("model", vocab_size=82, num_answers=28)
     keras, tf, rng = notebook["keras"], notebook["tf"], np.random.default_rng(0)
     if settings == "Keras's defaults":
         import film_layers
