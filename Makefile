@@ -1,15 +1,15 @@
 # make                        all that is missing: environment, data, executed notebook, PDFs, zip
-# make DATA_SIZE=coursework   the same at the size of the course's data, over the run in checkpoints/
+# make DATA_SIZE=coursework   the same at the size of the course's data
 # make test                   lint and tests
 # make bench                  how fast this machine trains, and how fast it could
-# make release                the same, checks the saved model, copies notebook and report to this folder
+# make release                the same over checkpoints/; checks the saved model, copies notebook and report here
 # make environment            only the Python environment, .venv
 #
 # Settings: DATA_DIR=<TFRecords> CHECKPOINT_DIR=<run> EPOCHS=<number> PYTHON=<interpreter of a new .venv>
 
 DATA_SIZE = $(if $(filter release,$(MAKECMDGOALS)),coursework)
 DATA_DIR = data
-CHECKPOINT_DIR = $(if $(filter release,$(MAKECMDGOALS))$(filter coursework,$(DATA_SIZE)),checkpoints,build/checkpoints)
+CHECKPOINT_DIR = $(if $(filter release,$(MAKECMDGOALS)),checkpoints,build/checkpoints)
 EPOCHS = 20
 PYTHON = python3
 
