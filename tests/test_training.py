@@ -192,7 +192,7 @@ def train_elsewhere(data, folder):
     return subprocess.Popen([sys.executable, __file__, data, folder], stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_killed_run_ends_as_the_uninterrupted_one(kills, tiny_data, tmp_path):
     """Kills in the middle of a save and at random moments in turn; if a run ends, another one begins."""
     twin, rng = train_elsewhere(tiny_data, tmp_path / "twin" / "run"), np.random.default_rng(kills)
