@@ -28,6 +28,8 @@ def state(checkpoint):
 
 
 def assert_equal_bit_for_bit(folder, uninterrupted, last=LAST):
+    import film_layers  # noqa: F401  (registers the layers; not before ROOT is on the path)
+
     log = (folder / "training_log.csv").read_bytes()
     assert log == (uninterrupted / "training_log.csv").read_bytes()
     assert state(folder / last) == state(uninterrupted / last)
