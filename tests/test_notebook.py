@@ -77,7 +77,7 @@ def test_words_and_labels_are_the_briefs(tmp_path):
         assert [tuple(pair) for _, *pair in found] == expected
 
 
-FAULTS = {  # what is wrong -> the data's pairs or image size, a file to truncate, the folder at fault
+ERRORS = {  # what is wrong -> the data's pairs or image size, a file to truncate, the folder named
     "no files": ({"val": []}, None, "val"), "truncated": ({}, NAMES[2], "train"),
     "answer that training lacks": ({"val": [(["Is it?"], ["no"])]}, None, "train"),
     "more questions than answers": ({"val": [(["Is it?", "Is it big?"], ["yes"])]}, None, "val"),
@@ -86,9 +86,9 @@ FAULTS = {  # what is wrong -> the data's pairs or image size, a file to truncat
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faulty_data_are_refused_in_one_line(fault, tmp_path):
-    content, truncated, folder = FAULTS[fault]
+@pytest.mark.parametrize("error", ERRORS)
+def test_wrong_data_are_refused_in_one_line(error, tmp_path):
+    content, truncated, folder = ERRORS[error]
     data = write(tmp_path / "data", **content)
     if truncated:
         os.truncate(data / folder / truncated, 9999)

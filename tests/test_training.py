@@ -198,7 +198,7 @@ def train_elsewhere(data, folder):
 def test_killed_run_ends_as_the_uninterrupted_one(kills, tiny_data, tmp_path):
     """Kills in the middle of a save and at random moments in turn; if a run ends, another one begins."""
     twin, rng = train_elsewhere(tiny_data, tmp_path / "twin" / "run"), np.random.default_rng(kills)
-    hit = torn = runs = 0
+    hit = in_save = runs = 0
     while hit < kills:
         folder, status = tmp_path / f"{(runs := runs + 1)}" / "run", None
         while status != 0:
@@ -214,11 +214,11 @@ def test_killed_run_ends_as_the_uninterrupted_one(kills, tiny_data, tmp_path):
             status = process.wait(300)
             assert status in (0, -signal.SIGKILL)
             hit += status != 0
-            torn += status != 0 and not all(map(zipfile.is_zipfile, folder.glob("epoch_*")))
-            print(f"{hit} kills, {torn} in a save;", *sorted(path.name for path in folder.glob("epoch_*")))
+            in_save += status != 0 and not all(map(zipfile.is_zipfile, folder.glob("epoch_*")))
+            print(f"{hit} kills, {in_save} in a save;", *sorted(path.name for path in folder.glob("epoch_*")))
         assert twin.wait(300) == 0
         assert_equal_bit_for_bit(folder, tmp_path / "twin" / "run", "epoch_03.keras")
-    assert torn
+    assert in_save
 
 
 if __name__ == "__main__":
