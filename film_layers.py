@@ -61,7 +61,7 @@ class FiLM(layers.Layer):
     Output shape: that of `h`.
 
     Raises:
-        ValueError: if h is not of rank 4 or q not of rank 2, or h later has other channels.
+        ValueError: if h is not of rank 4, q not of rank 2, or the channels of h change after `build`.
     """
 
     def build(self, h_shape, q_shape):
@@ -144,18 +144,18 @@ class AddSpatialCoordinates(layers.Layer):
 
     def call(self, h):
         batch, height, width, _ = ops.shape(h)
-        x = _coordinates(width, h.dtype)[None, None, :, None]
-        y = _coordinates(height, h.dtype)[None, :, None, None]
+        x = self.coordinates(width, h.dtype)[None, None, :, None]
+        y = self.coordinates(height, h.dtype)[None, :, None, None]
         shape = (batch, height, width, 1)
         return ops.concatenate([h, ops.broadcast_to(x, shape), ops.broadcast_to(y, shape)], axis=-1)
+
+    @staticmethod
+    def coordinates(length, dtype):
+        """`length` evenly spaced numbers from -1 to 1, computed in float32, as bfloat16 rounds them."""
+        steps = ops.cast(ops.arange(length), "float32")
+        last = ops.cast(ops.maximum(length - 1, 1), "float32")
+        return ops.cast(2.0 * steps / last - 1.0, dtype)
 
     def compute_output_shape(self, h_shape):
         *rest, channels = h_shape
         return (*rest, None if channels is None else channels + 2)
-
-
-def _coordinates(length, dtype):
-    """`length` evenly spaced numbers from -1 to 1; in float32 first, as bfloat16 counts to 256."""
-    steps = ops.cast(ops.arange(length), "float32")
-    last = ops.cast(ops.maximum(length - 1, 1), "float32")
-    return ops.cast(2.0 * steps / last - 1.0, dtype)

@@ -11,7 +11,7 @@ from PIL import Image
 
 INK = "#1f2933"
 LANGUAGE, VISION, COORDINATES, FILM, ANSWER = "#f4c77b", "#9cc4e4", "#c9dfb4", "#ef9a8a", "#cbb7e2"
-BOX_HEIGHT, STEP = 0.62, 1.45  # from box to box
+BOX_HEIGHT, STEP = 0.62, 1.25  # from box to box
 EDGE = BOX_HEIGHT / 2 + 0.06  # from the middle of a box to its rim
 INCH = 0.46  # of one unit
 
@@ -37,7 +37,7 @@ class Drawing:
         self.ax.add_patch(FancyBboxPatch(
             (left, bottom), right - left, top - bottom, facecolor="#f3f5f7", edgecolor="#9aa5b1",
             linestyle=(0, (4, 3)), boxstyle="round,pad=0,rounding_size=0.25", zorder=0))
-        self.note(left + 0.2, top - 0.31, title)
+        self.note(left + 0.2, top - 0.22, title)
 
     def note(self, x, y, text):
         self.text(x, y, text, ha="left", style="italic", color="#52606d", linespacing=1.5, zorder=1)
@@ -73,9 +73,9 @@ class Drawing:
 
 
 def draw_model():
-    drawing = Drawing(14.6, 15.4)
+    drawing = Drawing(14.6, 13.4)
     left, right = 2.95, 10.35
-    y = drawing.stack(right, 14.98, [
+    y = drawing.stack(right, 12.98, [
         ("image", "white", "224 × 224 × 3"),
         ("Conv 4×4 /2 · BN · ReLU", VISION, "112 × 112 × 128"),
         ("Conv 4×4 /2 · BN · ReLU", VISION, "56 × 56 × 128"),
@@ -94,18 +94,18 @@ def draw_model():
         ("GRU, last state", LANGUAGE, "")], 4.2)
     drawing.arrow((left, words[3] - EDGE), (left, y[4]), (right - 2.96, y[4]),
                   shape=r"$\mathbf{q}$: 128", above=True)
-    drawing.group(left - 2.8, words[3] - 0.6, left + 2.8, y[1] + 0.98, "generator")
-    drawing.group(right - 3.4, y[2] - 0.55, right + 4.1, y[1] + 0.98, "feature extractor")
-    drawing.group(right - 3.4, y[9] - 0.55, right + 4.1, y[6] + 0.98, "classifier")
+    drawing.group(left - 2.8, words[3] - 0.42, left + 2.8, y[1] + 0.82, "generator")
+    drawing.group(right - 3.4, y[2] - 0.42, right + 4.1, y[1] + 0.82, "feature extractor")
+    drawing.group(right - 3.4, y[9] - 0.42, right + 4.1, y[6] + 0.82, "classifier")
     drawing.note(left - 2.6, y[8], "beside the arrows: shape\nof one example\n/2: stride 2\n"
                  "T: tokens of a question\n$n_c$: answers")
     drawing.save("model.png")
 
 
 def draw_resblock():
-    drawing = Drawing(12.2, 10.65)
+    drawing = Drawing(12.2, 9.1)
     words, main, shortcut = 1.95, 7.4, 11.0
-    y = drawing.stack(main, 10.23, [
+    y = drawing.stack(main, 8.68, [
         (r"$\mathbf{h}$", "white", "56 × 56 × 130"),
         ("Conv 1×1 · ReLU", VISION, "56 × 56 × 128"),
         ("Conv 3×3", VISION, "56 × 56 × 128"),
@@ -114,13 +114,13 @@ def draw_resblock():
         ("ReLU", VISION, "")], 4.8)
     drawing.stack(words, y[3], [(r"$\mathbf{q}$", LANGUAGE, "128"), ("Dense, Dense", FILM, "")], 3.4)
     drawing.arrow((words + 1.76, y[4]), (main - 2.46, y[4]), shape=r"$\gamma$, $\beta$", above=True)
-    plus, radius = y[5] - 1.25, 0.32
+    plus, radius = y[5] - 1.0, 0.32
     drawing.arrow((main, y[5] - EDGE), (main, plus + radius))
     drawing.arrow((main + 2.46, y[1]), (shortcut, y[1]), (shortcut, plus), (main + radius, plus))
     drawing.ax.add_patch(Circle((main, plus), radius, facecolor="white", edgecolor=INK, linewidth=1.3,
                                 zorder=3))
     drawing.text(main, plus + 0.02, "+", fontsize=17, zorder=4)
-    drawing.arrow((main, plus - radius), (main, plus - 1.25), shape="56 × 56 × 128")
+    drawing.arrow((main, plus - radius), (main, plus - 1.0), shape="56 × 56 × 128")
     drawing.save("resblock.png")
 
 

@@ -223,7 +223,7 @@ def assert_in_order_without_errors_and_of_todays_source(notebook):
     for output in outputs(notebook):
         assert output.output_type != "error" and output.get("name") != "stderr", output
     shown = [output.get("data", {}) for output in outputs(notebook)]
-    assert sum("image/png" in data for data in shown) >= 4  # figures
+    assert sum("image/png" in data for data in shown) == 3  # images, curves, predictions
     text = "".join(data.get("text/markdown", "") for data in shown)
     sources = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert all(source.strip() in (ROOT / "film_layers.py").read_text() for source in sources)

@@ -96,8 +96,8 @@ DAMAGES = {  # damage -> what it does, epochs that are not trained again
     "wrong checksum": (lambda run: (run / LAST).write_bytes(
         (run / LAST).read_bytes().replace(b'"units"', b'"Units"')), 3),
     "two truncated": (lambda run: truncate(run / LAST, run / "epoch_03.keras"), 2),
-    "killed in the first save": (lambda run: (keep(run, 1, 1), truncate(run / "epoch_01.keras")), 0),
-    "killed in the first row": (lambda run: keep(run, 0, -1, "epoch,acc"), 0),
+    "killed in the first save": (lambda run: (keep(run, 1, 0), truncate(run / "epoch_01.keras")), 0),
+    "killed in the first row": (lambda run: keep(run, 1, -1, "epoch,acc"), 0),
     "killed before training": (lambda run: ([file.unlink() for file in run.glob("*.*")],
                                             (run / "settings.json").touch()), 0),
 }
@@ -127,8 +127,10 @@ def refused(run, folder, error=ValueError, **options):
 ERASURES = {
     "only checkpoint truncated": lambda run: (keep(run, 2, 2), (run / "epoch_01.keras").unlink(),
                                               truncate(run / "epoch_02.keras")),
-    "log emptied": lambda run: keep(run, 4, -1), "log without rows": lambda run: keep(run, 1, 0),
+    "log emptied": lambda run: keep(run, 4, -1), "log without rows": lambda run: keep(run, 2, 0),
     "log missing": lambda run: (run / "training_log.csv").unlink(),
+    "log of the only checkpoint missing": lambda run: [file.unlink() for file in run.glob("*") if file.name not in (
+        LAST, "settings.json")],
     "checkpoints deleted": lambda run: keep(run, 0, 2),
     "settings missing": lambda run: (run / "settings.json").unlink(),
 }
