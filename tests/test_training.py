@@ -129,8 +129,8 @@ ERASURES = {
                                               truncate(run / "epoch_02.keras")),
     "log emptied": lambda run: keep(run, 4, -1), "log without rows": lambda run: keep(run, 2, 0),
     "log missing": lambda run: (run / "training_log.csv").unlink(),
-    "log of the only checkpoint missing": lambda run: [file.unlink() for file in run.glob("*") if file.name not in (
-        LAST, "settings.json")],
+    "log missing, one checkpoint left": lambda run: [
+        (run / name).unlink() for name in ("training_log.csv", *(f"epoch_0{i}.keras" for i in (1, 2, 3)))],
     "checkpoints deleted": lambda run: keep(run, 0, 2),
     "settings missing": lambda run: (run / "settings.json").unlink(),
 }
