@@ -12,8 +12,8 @@ from keras import layers, ops
 class BatchNormalization(layers.BatchNormalization):
     """Keras's layer with a momentum of 0.9 by default, computed in one op on TensorFlow.
 
-    Keras makes several passes over memory where TensorFlow's fused op makes one. The results agree
-    up to rounding. Other backends, ranks and axes, masks and synchronized statistics take Keras's
+    Keras computes it in several ops, each of which passes over memory. The results agree up to
+    rounding. Other backends, ranks and axes, masks and synchronized statistics take Keras's
     own code.
 
     Input shape: any; the fused op takes `(batch, height, width, channels)`.
@@ -67,7 +67,7 @@ class FiLM(layers.Layer):
     def build(self, h_shape, q_shape):
         if len(q_shape) != 2:
             raise ValueError(f"q must have shape (batch, units). Received: {q_shape}")
-        # Without it, an h of one channel would be broadcast to all channels.
+        # Without this check, an h of one channel would be broadcast to all channels.
         self.input_spec = keras.InputSpec(ndim=4, axes={-1: h_shape[-1]})
         channels, policy = h_shape[-1], self.dtype_policy
         self.gamma = layers.Dense(channels, bias_initializer="ones", name="gamma", dtype=policy)
@@ -86,7 +86,7 @@ class FiLM(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="film")
 class ResBlock(layers.Layer):
-    """A residual block whose second convolution is modulated by q (section 2.2, figure 3).
+    """A residual block whose normalised second convolution q modulates (section 2.2, figure 3).
 
     Args:
         filters: int, channels of both convolutions.
@@ -151,7 +151,7 @@ class AddSpatialCoordinates(layers.Layer):
 
     @staticmethod
     def coordinates(length, dtype):
-        """`length` evenly spaced numbers from -1 to 1, computed in float32, as bfloat16 rounds them."""
+        """`length` evenly spaced numbers from -1 to 1, from float32 steps: bfloat16 rounds them."""
         steps = ops.cast(ops.arange(length), "float32")
         last = ops.cast(ops.maximum(length - 1, 1), "float32")
         return ops.cast(2.0 * steps / last - 1.0, dtype)

@@ -113,30 +113,32 @@ class TypstExporter(Exporter):
             return plain(cell.source)
         source, number = typst_string(cell.source), cell.execution_count or "none"
         return "\n\n".join([f"#code-cell({number}, {source}, outputs: {str(bool(cell.outputs)).lower()})",
-                            *(self.output(output, output is cell.outputs[-1]) for output in cell.outputs)])
+                            *map(self.output, cell.outputs, [*cell.outputs[1:], None])])
 
-    def output(self, output, last):
+    def output(self, output, following):
         """An output in Typst, by the first of its representations that can be set."""
         if output.output_type == "stream":
-            return plain(backspaces(output.text), output.name, sticky=not last)
+            return plain(backspaces(output.text), output.name, sticky=following is not None)
         if output.output_type == "error":
             return plain("\n".join(output.traceback), "stderr")
         data, notes = output.data, ""
         for mimetype in (kind for kind in PREFERENCE if kind in data):
             if mimetype in ("text/markdown", "text/latex"):
                 return notes + self.markdown(data[mimetype], {})
-            source = self.attempt(self.representation, mimetype, output)
+            source = self.attempt(self.representation, mimetype, output, following)
             if source:
                 return notes + source
             if source is None:
                 notes += self.warn(f"{mimetype} not set: {self.failure}")
         return notes or self.warn(f"output not set: {', '.join(data) or 'empty'}")
 
-    def representation(self, mimetype, output):
+    def representation(self, mimetype, output, following):
         """One representation of an output in Typst; "" when another one is better."""
         content = output.data[mimetype]
         if mimetype == "text/plain":
-            return plain(content)
+            # A title, as that of a model's summary, stays with what it is the title of.
+            return plain(content, sticky=following and following.get("data", {}).get(
+                "text/plain", "").count("\n") > 12)
         if mimetype == "text/html":
             # Of HTML, tables are best; plain text is better than the rest, unless it is "<... object>".
             if "<table" not in content and not output.data.get("text/plain", "<").startswith("<"):
