@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import sys
 from pathlib import Path
 
@@ -17,18 +16,14 @@ def checksum(text):
 
 
 def build(run):
-    """The PDF's bytes, and whether conclusions.typ is about this run.
+    """The PDF's bytes, and True if conclusions.typ is about this run, else the run's checksum.
 
-    Raises:
-        FileNotFoundError: if the folder `run` lacks one of FILES.
-        RuntimeError: if evaluation.json lacks a number, or the text does not fit on one page.
-    """
+    Raises OSError without one of FILES, RuntimeError without a number or if the text takes two pages."""
     inputs = {name: (run / name).read_text("utf-8") for name in FILES}
     inputs["checksum"] = checksum(inputs["training_log.csv"])  # which no evaluation rewrites
-    page = typst.compile(HERE / "report.typ", ignore_system_fonts=True, sys_inputs=inputs)
-    about = json.loads(typst.query(HERE / "report.typ", "<about-this-run>", field="value", one=True,
-                                   ignore_system_fonts=True, sys_inputs=inputs))
-    return page, about or inputs["checksum"]
+    report = typst.Compiler(HERE / "report.typ", ignore_system_fonts=True, sys_inputs=inputs)
+    about = report.query("<about-this-run>", field="value", one=True) == "true"
+    return report.compile(), about or inputs["checksum"]
 
 
 def main():
@@ -38,10 +33,9 @@ def main():
     arguments = parser.parse_args()
     try:
         page, about = build(arguments.run)
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename} is missing: run the notebook to its end, which writes it")
-    except RuntimeError as error:
-        sys.exit(f"error: {arguments.run} makes no report: {' '.join(str(error).split())}")
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"error: no report of {arguments.run}, which a notebook run to its end makes: "
+                 + " ".join(str(error).split()))
     arguments.pdf.parent.mkdir(parents=True, exist_ok=True)
     arguments.pdf.write_bytes(page)
     if about is not True:
