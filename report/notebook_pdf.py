@@ -6,11 +6,9 @@ so that any valid notebook becomes a PDF. The fonts are Typst's own and Matplotl
 notebook gives the same bytes; the system's are used only for characters that these lack."""
 
 import argparse
-import base64
 import re
-import subprocess
 import sys
-from itertools import count
+from base64 import b64encode
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
@@ -20,20 +18,21 @@ import nbformat
 import pypandoc
 import typst
 from nbconvert.exporters import Exporter
-from nbconvert.filters import strip_ansi
+from nbconvert.filters import get_metadata, strip_ansi
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from traitlets import List
 
 TYPST = Path(__file__).resolve().parent / "typst"
+STYLE = (TYPST / "style.typ").read_text("utf-8")
 FONTS = [str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")]
 # Jupyter's Markdown. Pandoc's own would take "a) ..." for a list and a line of dashes for a table.
 MARKDOWN = ("markdown_strict+tex_math_dollars+raw_tex+pipe_tables+backtick_code_blocks+fenced_code_blocks"
             "+lists_without_preceding_blankline+space_in_atx_header+startnum+strikeout+footnotes"
-            "+intraword_underscores+autolink_bare_uris+shortcut_reference_links+all_symbols_escapable")
+            "+intraword_underscores+autolink_bare_uris+shortcut_reference_links+all_symbols_escapable"
+            "+raw_attribute")
+HTML = "~~~~~~~~ {{=html}}\n{}\n~~~~~~~~"
 PREFERENCE = ("text/markdown", "image/svg+xml", "image/png", "image/jpeg", "image/gif", "text/html",
               "text/latex", "text/plain")
-BEGIN = '#import "style.typ": *\n#show: notebook.with({})\n\n'
-TYPST_ESCAPES = str.maketrans({"\\": r"\\", '"': r'\"', "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
 class TypstExporter(Exporter):
@@ -47,130 +46,96 @@ class TypstExporter(Exporter):
     def from_notebook_node(self, nb, resources=None, **kwargs):
         """The pages as bytes, and nbconvert's resources."""
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
-        self.warnings = []
-        self.numbers = count()
-        self.images = Path(resources["metadata"].get("path") or ".")
-        with TemporaryDirectory() as folder:
-            self.document = Path(folder)
-            (self.document / "style.typ").write_bytes((TYPST / "style.typ").read_bytes())
-            self.typst = self.compiler(include_system_fonts=False)
-            parts = [BEGIN.format(typst_string(title(nb)))]
-            for number, cell in enumerate(nb.cells, 1):
-                self.place = f"cell {number}: "
-                parts.append(self.cell(cell))
-            self.place = ""
-            return self.pages("\n\n".join(parts).encode("utf-8", "replace")), resources
-
-    def compiler(self, include_system_fonts):
-        fonts = typst.Fonts(include_system_fonts=include_system_fonts, font_paths=FONTS)
-        return typst.Compiler(root=self.document, font_paths=fonts)
+        self.images = resources["metadata"].get("path") or "."
+        self.begin = STYLE + f"#show: notebook.with({typst_string(title(nb))})\n\n"
+        with TemporaryDirectory() as self.document:
+            self.typst = typst.Compiler(root=self.document, font_paths=FONTS, ignore_system_fonts=True)
+            cells = [self.cell(cell) for cell in nb.cells]
+            self.warnings = [f"cell {number}: {message}" for number, cell in enumerate(cells, 1)
+                             for message in re.findall(r'#note\("(.+?)"\)', cell)]
+            return self.pages((self.begin + "\n\n".join(cells)).encode("utf-8", "replace")), resources
 
     def pages(self, source):
         """The PDF. Characters that no bundled font has are set in the system's, or as code points."""
-        compiler, inputs, missing = self.typst, {}, set()
-        if missing_characters(compiler, source, inputs):
-            compiler = self.compiler(include_system_fonts=True)
-        while new := missing_characters(compiler, source, inputs) - missing:
-            missing |= new
-            inputs = {"missing": "[" + "".join(rf"\u{{{ord(c):x}}}" for c in sorted(missing)) + "]"}
-        if missing:
-            self.warn("no font has " + " ".join(f"U+{ord(c):04X}" for c in sorted(missing)))
+        compiler, inputs = self.typst, {}
+        if missing_characters(compiler, source):
+            compiler = typst.Compiler(root=self.document, font_paths=FONTS)
+        if missing := sorted(missing_characters(compiler, source)):
+            inputs["missing"] = "[" + "".join(rf"\u{{{ord(c):x}}}" for c in missing) + "]"
+            self.warnings.append("no font has " + " ".join(f"U+{ord(c):04X}" for c in missing))
         return self.render(compiler, source, inputs)
 
     def render(self, compiler, source, inputs):
         return compiler.compile(source, sys_inputs=inputs)
 
-    def warn(self, message):
-        """A line for the terminal, and a note for the page."""
-        message = " ".join(message.split())[:300]
-        self.warnings.append(self.place + message)
-        return f"#note({typst_string(message)})\n\n"
-
-    def attempt(self, convert, *arguments):
-        """The Typst source that `convert` makes, set once to see that it can be, or None."""
-        try:
-            source = convert(*arguments)
-            self.typst.compile((BEGIN.format('""') + source).encode("utf-8", "replace"))
-            return source
-        except Exception as error:  # whatever it is: hours of training must end in a PDF
-            self.failure = str(error) or type(error).__name__
-
-    def markdown(self, text, attachments):
-        """A Markdown text in Typst; when that fails, as its source."""
-        whole = text
-        for name, content in attachments.items():
-            for mimetype, data in content.items():
-                for spelling in (name, quote(name)):
-                    whole = whole.replace(f"attachment:{spelling}", f"data:{mimetype};base64,{data}")
-        source = self.attempt(self.pandoc, whole)
-        return self.warn(f"set as its source: {self.failure}") + plain(text) if source is None else source
-
     def cell(self, cell):
         """A cell and its outputs in Typst."""
         if cell.cell_type == "markdown":
-            return self.markdown(cell.source, cell.get("attachments", {}))
+            return self.best({"text/markdown": cell.source}, cell)
         if cell.cell_type == "raw":
             return plain(cell.source)
-        source, number = typst_string(cell.source), cell.execution_count or "none"
-        return "\n\n".join([f"#code-cell({number}, {source}, outputs: {str(bool(cell.outputs)).lower()})",
-                            *map(self.output, cell.outputs, [*cell.outputs[1:], None])])
+        number, outputs = cell.execution_count or "none", cell.outputs
+        return "\n\n".join([f"#code-cell({number}, {typst_string(cell.source)}, {len(outputs)})",
+                            *map(self.output, outputs, [*outputs[1:], None])])
 
     def output(self, output, following):
-        """An output in Typst, by the first of its representations that can be set."""
+        """An output in Typst."""
         if output.output_type == "stream":
             return plain(backspaces(output.text), output.name, sticky=following is not None)
         if output.output_type == "error":
             return plain("\n".join(output.traceback), "stderr")
-        data, notes = output.data, ""
-        for mimetype in (kind for kind in PREFERENCE if kind in data):
-            if mimetype in ("text/markdown", "text/latex"):
-                return notes + self.markdown(data[mimetype], {})
-            source = self.attempt(self.representation, mimetype, output, following)
-            if source:
-                return notes + source
-            if source is None:
-                notes += self.warn(f"{mimetype} not set: {self.failure}")
-        return notes or self.warn(f"output not set: {', '.join(data) or 'empty'}")
+        # A title, as that of a model's summary, stays with what it is the title of.
+        long = following and following.get("data", {}).get("text/plain", "").count("\n") > 12
+        return self.best(output.data, output, sticky=long)
 
-    def representation(self, mimetype, output, following):
-        """One representation of an output in Typst; "" when another one is better."""
-        content = output.data[mimetype]
-        if mimetype == "text/plain":
-            # A title, as that of a model's summary, stays with what it is the title of.
-            return plain(content, sticky=following and following.get("data", {}).get(
-                "text/plain", "").count("\n") > 12)
-        if mimetype == "text/html":
+    def best(self, data, holder, sticky=False):
+        """The first of some representations of a cell or an output that can be set, in Typst."""
+        notes = ""
+        for kind in (kind for kind in PREFERENCE if kind in data):
+            try:
+                source = self.representation(kind, data, holder, sticky)
+                self.typst.compile((self.begin + source).encode("utf-8", "replace"))
+                if source.strip() or kind == "text/markdown":
+                    return notes + source
+            except Exception as error:  # whatever it is: hours of training must end in a PDF
+                notes += note(f"{kind} not set: {error}")
+                if kind == "text/markdown":
+                    return notes + plain(data[kind])
+        return notes or note(f"output not set: {', '.join(data) or 'empty'}")
+
+    def representation(self, kind, data, holder, sticky):
+        """One representation in Typst; "" when another one is better."""
+        content = data[kind]
+        if kind == "text/plain":
+            return plain(content, sticky=sticky)
+        if kind == "text/html":
             # Of HTML, tables are best; plain text is better than the rest, unless it is "<... object>".
-            if "<table" not in content and not output.data.get("text/plain", "<").startswith("<"):
+            if "<table" not in content and not data.get("text/plain", "<").startswith("<"):
                 return ""
-            # Pandoc would fetch the page of a frame; as an image it is left out with a note.
-            return self.pandoc(content.replace("<iframe", "<img"), "html").strip()
-        name = f"output-{next(self.numbers)}.{re.split('[/+]', mimetype)[1]}"
-        content = content.encode() if mimetype == "image/svg+xml" else base64.b64decode(content)
-        (self.document / name).write_bytes(content)
-        width = output.metadata.get(mimetype, {}).get("width")
-        size = f", width: {width * 0.75}pt" if isinstance(width, (int, float)) else ""
-        return f"#image-output({typst_string(name)}{size})"
+            content = HTML.format(content)
+        if kind == "image/svg+xml":
+            content = b64encode(content.encode()).decode()
+        if kind.startswith("image/"):
+            width = get_metadata(holder, "width", kind) or ""
+            content = HTML.format(f'<img src="data:{kind};base64,{content}" width="{width}">')
+        for name, attachment in holder.get("attachments", {}).items():
+            for mimetype, base64 in attachment.items():
+                for spelling in (name, quote(name)):
+                    content = content.replace(f"attachment:{spelling}", f"data:{mimetype};base64,{base64}")
+        return self.pandoc(content)
 
-    def pandoc(self, text, kind=MARKDOWN):
-        """The Typst source of a text; its images are copied beside the document."""
-        done = subprocess.run(
-            [pypandoc.get_pandoc_path(), "--from", kind, "--to", "typst", "--columns=1000",
-             f"--lua-filter={TYPST / 'markdown.lua'}", f"--resource-path={self.images}",
-             f"--extract-media={self.document}"],
-            input=text.encode("utf-8", "replace"), capture_output=True)
-        messages = done.stderr.decode("utf-8", "replace")
-        if done.returncode:
-            raise RuntimeError(messages)
-        for message in re.findall("^NOTE (.*)", messages, re.MULTILINE):
-            self.warn(message)
-        return done.stdout.decode("utf-8").replace(f"{self.document}/", "")
+    def pandoc(self, text):
+        """The Typst source of a Markdown text; its images are copied beside the document."""
+        source = pypandoc.convert_text(text, "typst", MARKDOWN, verify_format=False, extra_args=[
+            "--columns=1000", "--quiet", f"--lua-filter={TYPST / 'markdown.lua'}",
+            f"--resource-path={self.images}", f"--extract-media={self.document}"])
+        return source.replace(f"{self.document}/", "")
 
 
-def missing_characters(compiler, source, inputs):
+def missing_characters(compiler, source):
     """Those that no font of the compiler has: what PDF/A forbids and Typst would set as empty boxes."""
     try:
-        compiler.compile(source, sys_inputs=inputs, pdf_standards=["a-2b"])
+        compiler.compile(source, pdf_standards=["a-2b"])
     except typst.TypstError as error:
         found = "".join(re.findall(r'the text `"(.+?)"` could not be displayed', error.diagnostic))
         found = re.sub(r"\\u\{(\w+)\}", lambda code: chr(int(code[1], 16)), found)
@@ -187,13 +152,18 @@ def title(nb):
 
 def typst_string(text):
     """A text as a string literal of Typst."""
-    return f'"{text.translate(TYPST_ESCAPES)}"'
+    return '"' + re.sub(r'[\\"]', r"\\\g<0>", text).replace("\n", r"\n") + '"'
+
+
+def note(message):
+    """Says on the page what could not be set; the exporter's warnings repeat it."""
+    return f"#note({typst_string(' '.join(message.split())[:300])})\n\n"
 
 
 def plain(text, kind="result", sticky=False):
     """A text in Typst as a terminal shows it; a short one may stay with the output after it."""
-    stays = ", sticky: true" if sticky and text.count("\n") < 12 else ""
-    return f"#plain-output({typst_string(strip_ansi(text).rstrip())}, kind: {typst_string(kind)}{stays})"
+    stays = "true" if sticky and text.count("\n") < 12 else "false"
+    return f'#plain-output({typst_string(strip_ansi(text).rstrip())}, "{kind}", {stays})'
 
 
 def backspaces(text):
@@ -209,7 +179,7 @@ def main():
     parser.add_argument("pdf", type=Path, help="where to write the pages")
     arguments = parser.parse_args()
     try:
-        nb = nbformat.read(arguments.notebook, as_version=4, capture_validation_error={})
+        nb = nbformat.read(arguments.notebook, as_version=4)
         nbformat.validate(nb, relax_add_props=True)
     except Exception as error:  # nbformat's are of many kinds
         sys.exit(f"{arguments.notebook} cannot be read as a notebook: {' '.join(str(error).split())[:200]}")

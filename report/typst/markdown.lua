@@ -1,42 +1,41 @@
 -- What Jupyter shows and pandoc leaves aside: bare LaTeX environments, HTML within Markdown, numbers
--- to the right in tables. What cannot be set is left as a note or as its source, with a warning.
+-- to the right in tables. What cannot be set is left as a note or as its source.
 
 -- Of these commands pandoc drops the content without a word.
 local unsupported = {"\\tag%f[%A]", "\\color%f[%A]", "\\textcolor%f[%A]", "\\label%f[%A]", "\\&"}
 
--- The note's text stands in the PDF; with the detail, it goes to the terminal, too.
-local function note(text, detail)
-  io.stderr:write("NOTE ", text, detail and ": " .. detail:gsub("%s+", " ") or "", "\n")
+-- notebook_pdf.py warns of every note.
+local function note(text)
   return pandoc.RawInline("typst", '#note("' .. text:gsub('[\\"]', "\\%0") .. '")')
 end
 
-function Math(math)
+local function Math(math)
   local can_be_set = pandoc.write(pandoc.Pandoc({pandoc.Para({math})}), "typst"):sub(1, 1) == "$"
   for _, command in ipairs(unsupported) do
     can_be_set = can_be_set and not math.text:gsub("\\\\", "  "):find(command)
   end
   if can_be_set then return math end
-  return {pandoc.Code(math.text), pandoc.Space(), note("formula not set", math.text)}
+  return {pandoc.Code(math.text), pandoc.Space(), note("formula not set")}
 end
 
-local function from_html(element)
+local function from_html(text)
   -- Pandoc would fetch a frame's page; as an image it is left out with a note.
-  return pandoc.read(element.text:gsub("<iframe", "<img"), "html").blocks
+  return pandoc.read(text:gsub("<iframe", "<img"), "html-native_divs-native_spans").blocks
 end
 
 -- Of single tags within a line, those that set something by themselves.
-function RawInline(raw)
+local function RawInline(raw)
   if raw.format ~= "html" then return Math(pandoc.Math("DisplayMath", raw.text)) end
   local kept = raw.text:match("^<br") or raw.text:match("^<img")
-  return kept and pandoc.utils.blocks_to_inlines(from_html(raw)) or {}
+  return kept and pandoc.utils.blocks_to_inlines(from_html(raw.text)) or {}
 end
 
-function RawBlock(raw)
-  if raw.format == "html" then return from_html(raw) end
+local function RawBlock(raw)
+  if raw.format == "html" then return from_html(raw.text) end
   return pandoc.Para(Math(pandoc.Math("DisplayMath", raw.text)))
 end
 
-function Image(image)
+local function Image(image)
   local remote = image.src:match("^%a[%w+.-]*://") or image.src:match("^//")
   if remote or not pcall(pandoc.mediabag.fetch, image.src) then
     return note("not available: " .. pandoc.text.sub(image.src, 1, 200))
@@ -48,16 +47,13 @@ function Image(image)
 end
 
 -- Headings have no anchors here, since two cells may share one.
-function Link(link)
+local function Link(link)
   if link.target:sub(1, 1) == "#" then return link.content end
 end
 
--- Containers are left out: without content, they would still be taken for something to set.
-local function content(element) return element.content end
-
 -- Columns of numbers are set to the right. Names may break after "_", and where the longest words of
 -- all columns take more than a line, every word may break anywhere.
-function Table(tbl)
+local function Table(tbl)
   local total = 0
   local rows = pandoc.List(tbl.head.rows):clone()
   for _, body in ipairs(tbl.bodies) do rows:extend(body.body) end
@@ -65,8 +61,7 @@ function Table(tbl)
     local numbers, longest = spec[1] == "AlignDefault", 0
     for i, row in ipairs(rows) do
       local text = row.cells[column] and pandoc.utils.stringify(row.cells[column].contents) or ""
-      numbers = numbers and (i <= #tbl.head.rows or text == "" or text == "NaN" or text == "..."
-        or text:match("^[-+−]?[%d.,]+[%d.,eE%%±+− -]*$"))
+      numbers = numbers and (i <= #tbl.head.rows or text:match("^[-+−±%d%s.,eE%%NaN]*$"))
       for word in text:gsub("_", " "):gmatch("%S+") do
         longest = math.max(longest, utf8.len(word))
       end
@@ -84,9 +79,8 @@ local function centred(block)
   end
 end
 
--- Images that HTML brought are there only after the first pass.
+-- What HTML brought is there only in the second pass.
 return {
-  {Math = Math, RawInline = RawInline, RawBlock = RawBlock, Link = Link, Div = content, Span = content},
-  {Image = Image, Table = Table},
-  {Para = centred, Plain = centred},
+  {Math = Math, RawInline = RawInline, RawBlock = RawBlock},
+  {Image = Image, Link = Link, Table = Table, Para = centred, Plain = centred},
 }
