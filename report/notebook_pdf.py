@@ -36,10 +36,7 @@ PREFERENCE = ("text/markdown", "image/svg+xml", "image/png", "image/jpeg", "imag
 
 
 class TypstExporter(Exporter):
-    """Exports a notebook to PDF by way of Typst. `warnings` lists what could not be set, a line each.
-
-    Images in Markdown are looked for relative to `resources["metadata"]["path"]`, as nbconvert's
-    `from_filename` sets it."""
+    """Exports a notebook to PDF by way of Typst. `warnings` lists what could not be set, a line each."""
 
     preprocessors = List([CoalesceStreamsPreprocessor])
 
@@ -61,7 +58,7 @@ class TypstExporter(Exporter):
         if missing_characters(compiler, source):
             compiler = typst.Compiler(root=self.document, font_paths=FONTS)
         if missing := sorted(missing_characters(compiler, source)):
-            inputs["missing"] = "[" + "".join(rf"\u{{{ord(c):x}}}" for c in missing) + "]"
+            inputs["missing"] = "|".join(map(re.escape, missing))
             self.warnings.append("no font has " + " ".join(f"U+{ord(c):04X}" for c in missing))
         return self.render(compiler, source, inputs)
 
