@@ -114,8 +114,6 @@ def test_layers_do_the_same_on_jax():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# ---- configs, sizes, wrong inputs ----
-
 def test_saved_model_takes_all_sizes(tmp_path, tf):
     h, q, policy = keras.Input((None, None, 3)), keras.Input((4,)), "mixed_bfloat16"
     x = ResBlock(5, dtype=policy)(AddSpatialCoordinates(dtype=policy)(h), q)
@@ -152,8 +150,6 @@ def test_wrong_inputs_are_refused():
         AddSpatialCoordinates()(q)
 
 
-# ---- the fused batch normalisation and Keras's own ----
-
 def after_step(tf, make, shape, training, mask=None, **options):
     """Outputs, gradients of inputs and weights, and the moving statistics, which the step changes."""
     layer, _ = randomised(make(momentum=0.9, **options), np.empty(shape))
@@ -171,7 +167,7 @@ def after_step(tf, make, shape, training, mask=None, **options):
 
 FUSED = [{}, {"scale": False}, {"center": False, "scale": False}, {"trainable": False},
          {"dtype": "mixed_float16"}, {"dtype": "mixed_bfloat16"}]
-OTHER = [((1, 1, 1, 2), {}), ((6, 4), {}), ((2, 3, 4, 2, 5), {}), ((3, 4, 5, 2), {"axis": 1}),
+OTHER = [((1, 1, 1, 2), {}), ((6, 4), {}), ((3, 4, 5, 2), {"axis": 1}),
          ((2, 3, 3, 4), {"mask": np.eye(3, dtype=bool)[[[0, 1, 2]] * 2]})]
 
 
@@ -185,15 +181,9 @@ def test_normalisation_equals_keras(shape, options, training, tf):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * max(1, np.abs(other).max()))
 
 
-# ---- the notebook's model ----
-
-def test_parameter_counts_and_gradients_reach_every_weight(tf, keep_policy):
+def test_gradients_reach_every_weight_of_the_notebooks_model(tf, keep_policy):
     from cells import run_cells
-    vocab_size, num_answers = 82, 28
-    model = run_cells("imports", "model", vocab_size=vocab_size, num_answers=num_answers)["build_film"]()
-    assert {layer.name: layer.count_params() for layer in model.layers if layer.weights} == {
-        "film_generator": 64 * vocab_size + 173_568, "feature_extractor": 269_568, "resblock": 197_632,
-        "classifier": 329_728 + 513 * num_answers}
+    model = run_cells("imports", "model", vocab_size=82, num_answers=28)["build_film"]()
     inputs = {"question": np.arange(24).reshape(4, 6) + 1, "image": np.random.rand(4, 224, 224, 3)}
     with tf.GradientTape() as tape:
         answers = model(inputs)

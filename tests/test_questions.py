@@ -29,8 +29,6 @@ def asked():
     return pairs
 
 
-# An interpreter of the official functions.
-
 def run(program, scene):
     """The output of every node: a set of objects, one object, a number, a value, or a boolean."""
     outputs = []
@@ -182,8 +180,6 @@ def test_the_english_says_what_the_program_asks_and_nothing_else(asked):
                 for join in ("that is", "and"))
     assert len(one) == len(two) == 1 and one != two and not read("How many balls are left of a cube?")
 
-
-# Right, well-posed, not degenerate, and balanced.
 
 def test_answers_are_what_the_programs_give_and_no_filter_or_relation_can_be_left_out(asked):
     """Replaces each by a node that lets all pass; the set that it helps to describe must change."""
