@@ -13,19 +13,16 @@ TINY = {"train": 48, "val": 8}
 TINY_SEED = 3          # with it, training has all the answers of validation
 
 
-@pytest.fixture(scope="session")
-def clevr():
-    """Runs `python -m clevr`. An exit status other than `status` fails the test."""
-    def run(*args, status=0):
-        done = subprocess.run([sys.executable, "-m", "clevr", *map(str, args)], cwd=ROOT,
-                              capture_output=True, text=True)
-        assert done.returncode == status, done.stderr
-        return done
-    return run
+def clevr(*args, status=0):
+    """Runs `python -m clevr`. Another exit status than `status` fails the test."""
+    done = subprocess.run([sys.executable, "-m", "clevr", *map(str, args)], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    return done
 
 
 @pytest.fixture(scope="session")
-def tiny_layout(clevr, tmp_path_factory):
+def tiny_layout(tmp_path_factory):
     """A small set in the layout of CLEVR v1.0, made by two workers. Not to be written to."""
     out = tmp_path_factory.mktemp("tiny") / "layout"
     clevr("generate", out, "--train", TINY["train"], "--val", TINY["val"], "--seed", TINY_SEED,
@@ -34,7 +31,7 @@ def tiny_layout(clevr, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_data(clevr, tiny_layout):
+def tiny_data(tiny_layout):
     """The same set as TFRecords. Not to be written to."""
     out = tiny_layout.parent / "data"
     clevr("convert", tiny_layout, out)

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import time
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, TINY_SEED, contents, example, read_records, snapshot, write_records
+from conftest import ROOT, TINY, TINY_SEED, clevr, contents, example, read_records, snapshot, write_records
 from PIL import Image
 
 from clevr import tfrecords, workers
@@ -38,8 +37,6 @@ def check_records(data, layout, limit=None):
             assert pairs == [(question["question"], question["answer"]) for question in questions
                              if question["image_filename"] == name]
 
-
-# generate
 
 @pytest.mark.parametrize("split", TINY)
 def test_layout_is_that_of_clevr(tiny_layout, split):
@@ -77,13 +74,13 @@ def test_interrupted_and_killed_generation_ends_like_an_uninterrupted_one(tiny_l
         (tmp_path / "images" / "val" / "CLEVR_val_000003.png").unlink()
 
 
-@pytest.mark.parametrize("folder", ["tiny_layout", "tiny_data"])
-def test_generate_leaves_other_files_alone(folder, request):
-    before = snapshot(folder := request.getfixturevalue(folder))
-    for images, seed in ((TINY, TINY_SEED + 1), ({**TINY, "val": 7}, TINY_SEED)):
+def test_generate_leaves_other_files_alone(tiny_layout, tiny_data):
+    for folder, images, seed in ((tiny_layout, TINY, TINY_SEED + 1), (tiny_data, TINY, TINY_SEED),
+                                 (tiny_layout, {**TINY, "val": 7}, TINY_SEED)):
+        before = snapshot(folder)
         with pytest.raises(DataError, match="name another folder"):
             generate(folder, images, seed, 1)
-    assert snapshot(folder) == before
+        assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("count, limits", [
@@ -93,7 +90,6 @@ def test_generate_leaves_other_files_alone(folder, request):
     (8, {"memory/job/memory.limit_in_bytes": "4000000000"})])
 def test_workers_are_limited_by_cpus_quotas_and_memory(tmp_path, monkeypatch, count, limits):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(48), raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 ** 24}.get)
     limits["../../../proc/self/cgroup"] = "4:cpu,cpuacct:/job\n3:memory:/job/step\n0::/a/b"
     for name, text in limits.items():
@@ -102,8 +98,6 @@ def test_workers_are_limited_by_cpus_quotas_and_memory(tmp_path, monkeypatch, co
         path.write_text(text)
     assert workers.default_workers(tmp_path) == count
 
-
-# convert
 
 def test_files_of_ours_and_of_other_generators_are_converted(tiny_layout, tiny_data, tmp_path):
     """The release's: one line of JSON, other keys, alpha. CLEVR's generator's: numbers and booleans."""
@@ -139,7 +133,7 @@ def test_stopped_conversion_ends_like_an_uninterrupted_one(tiny_layout, tmp_path
     assert done.items() <= snapshot(stopped).items()
 
 
-def test_convert_leaves_other_records_alone_and_wants_room(tiny_layout, tiny_data, tmp_path, monkeypatch):
+def test_convert_leaves_other_records_alone(tiny_layout, tiny_data, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "theirs.tfrecord-00000-of-00010").write_bytes(b"theirs")
     for data, limit in ((tiny_data, 3), (tmp_path, None)):
@@ -147,16 +141,13 @@ def test_convert_leaves_other_records_alone_and_wants_room(tiny_layout, tiny_dat
         with pytest.raises(DataError, match="another source or limit"):
             tfrecords.convert(tiny_layout, data, limit, 1)
         assert snapshot(data) == before
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10 ** 6))
-    with pytest.raises(DataError, match="make room"):
-        tfrecords.convert(tiny_layout, tmp_path / "data", None, 1)
 
 
 IMAGE, QUESTIONS = "images/train/CLEVR_train_000002.png", "questions/CLEVR_train_questions.json"
 
 
 @pytest.mark.parametrize("name, change, message", [
-    (IMAGE, None, "No such file"), (IMAGE, lambda content: content[:9000], "cannot be read as an image"),
+    (IMAGE, lambda content: content[:9000], "cannot be read as an image"),
     (QUESTIONS, None, "is missing"), (QUESTIONS, lambda content: content[:9000], "truncated or not JSON"),
     (QUESTIONS, lambda content: content.replace(b'"answer"', b'"reply"'), "question 1 lacks 'answer'"),
     (QUESTIONS, lambda content: content.replace(b'"answer": "yes"', b'"answer": 0.5'), "question .* not"),
@@ -172,37 +163,31 @@ def test_convert_names_what_is_wrong_with_the_source(tiny_layout, tmp_path, name
 
 def test_images_are_right_or_refused(tmp_path):
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8))
-    right = ["RGB", "RGBA", "P", "L", "LA", "1"]
-    images = {mode: rgb.convert(mode) for mode in (*right, "CMYK", "I", "F", "LAB")}
-    images["transparent"] = images["RGBA"].copy()
-    images["transparent"].putpixel((3, 5), (1, 2, 3, 128))
-    images["16-bit gray"] = Image.fromarray(np.asarray(images["L"], np.uint16) * 257)
-    for name, image in images.items():
-        image.save(path := tmp_path / f"{name}.tiff")
-        if name in right:
-            assert (tfrecords.read_pixels(path) == np.asarray(image.convert("RGB"))).all(), name
-    rgb.save(tmp_path / "color key.png", transparency=rgb.getpixel((0, 0)))
-    for path in {*tmp_path.iterdir()} - {tmp_path / f"{name}.tiff" for name in right}:
+    for mode in ("RGB", "RGBA", "P", "L", "LA", "1"):
+        rgb.convert(mode).save(path := tmp_path / "right.tiff")
+        assert (tfrecords.read_pixels(path) == np.asarray(rgb.convert(mode).convert("RGB"))).all(), mode
+    transparent, gray = rgb.convert("RGBA"), np.asarray(rgb.convert("L"), np.uint16)
+    transparent.putpixel((3, 5), (1, 2, 3, 128))
+    wrong = transparent, Image.fromarray(257 * gray), *map(rgb.convert, ("CMYK", "I", "F", "LAB"))
+    for i, image in enumerate(wrong):
+        image.save(tmp_path / f"wrong {i}.tiff")
+    rgb.save(tmp_path / "wrong color key.png", transparency=rgb.getpixel((0, 0)))
+    for path in tmp_path.glob("wrong*"):
         with pytest.raises(DataError, match=f"{path.name} .*RGB PNG"):
             tfrecords.read_pixels(path)
 
 
-# check
-
 def record(**changes):
-    """A sound record but for the changes; None leaves a feature out."""
-    features = {"image": [bytes(224 * 224 * 3 * 4)], "question": [b"What  color is it ?", b"How many? "],
-                "answer": [b"red", b"3"], **changes}
-    return example(**{name: values for name, values in features.items() if values is not None})
-
-
-SIZE = len(record()) + 16       # in its file: 12 bytes before it, 4 behind it
+    """A sound record but for the changes."""
+    return example(**{"image": pixel(0), "question": [b"What  color is it ?", b"How many? "],
+                      "answer": [b"red", b"3"], **changes})
 
 
 def pixel(value):
-    image = np.zeros((224, 224, 3), "<i4")
-    image[100, 50, 2] = value
-    return [image.tobytes()]
+    return [value.to_bytes(4, "little", signed=True) + bytes(4 * (224 * 224 * 3 - 1))]
+
+
+SIZE = len(record()) + 16       # in its file: 12 bytes before it, 4 behind it
 
 
 @pytest.fixture
@@ -230,21 +215,17 @@ def test_check_counts_and_finds_that_files_are_missing(sound):
         tfrecords.check(sound)
 
 
-def flip(offset):
-    return lambda content: content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1:]
-
-
 @pytest.mark.parametrize("bad, message", [
-    (b"no example", "not a tf.train.Example"), (record(image=None), '"image" is missing'),
+    (b"no example", "not a tf.train.Example"), (example(answer=[b"red"]), '"image" is missing'),
     (record(image=[bytes(9)]), "image holds .9. bytes"), (record(image=pixel(256)), "from 0 to 256"),
     (record(image=pixel(-1)), "from -1 to 0"), (record(answer=[b"red"]), "2 questions and 1 answers"),
     (record(question=[], answer=[]), "0 questions"), (record(question=[b"\xff", b"?"]), "'utf-8' codec"),
     (record(answer=[b"red", b"4"]), 'answer "4" does not occur in training'),
     (lambda content: content[:SIZE + 5], "record 2: truncated"), (lambda content: b"", "empty"),
     (lambda content: content[:2 * SIZE - 1], "record 2: truncated"),
-    (flip(SIZE + 3), "record 2: bad CRC"), (flip(2 * SIZE - 2), "record 2: bad CRC"),
+    (lambda content: content[:2 * SIZE - 2] + b"??" + content[2 * SIZE:], "record 2: bad CRC"),
     (gzip.compress, "compressed .gzip.: gunzip"), (zlib.compress, "compressed .zlib.: decompress"),
-], ids=range(16))
+], ids=range(15))
 def test_check_finds_bad_records_and_files(sound, bad, message):
     """The second record of a file is another one, or its file's content is changed."""
     path = sound / "val" / "c.tfrecords"
@@ -255,9 +236,7 @@ def test_check_finds_bad_records_and_files(sound, bad, message):
     assert "\n" not in str(error.value)
 
 
-# The command line
-
-def test_check_prints_what_there_is_and_errors_are_one_line(clevr, tiny_data):
+def test_check_prints_what_there_is_and_errors_are_one_line(tiny_data):
     output = clevr("check", tiny_data).stdout
     assert f"train: {TINY['train']} images with {10 * TINY['train']} questions" in output
     assert "yes/no" in output and "material" in output

@@ -11,14 +11,13 @@ from collections import Counter
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import tensorflow as tf
 from cells import NOTEBOOK, run_cells
 from conftest import ROOT, example, read_records, snapshot, write_records
-from scipy.stats import chi2_contingency, chisquare
 
 BATCH_SIZE = 8
-UNLIKELY = 1e-4  # least probability that a test of chance may find; the seed is fixed
 pytestmark = pytest.mark.usefixtures("keep_policy")
 
 
@@ -43,8 +42,6 @@ def decoded(cells, dataset):
             found.append((image.tobytes(), words, cells["ANSWERS"][label]))
     return found
 
-
-# ---- words, labels, names of files, and data that are not as they should be ----
 
 NAMES = ["a.tfrecord", "b.tfrecord-00000-of-00010", "c.tfrecords"]
 PAIRS = {
@@ -97,47 +94,33 @@ def test_wrong_data_are_refused_in_one_line(error, tmp_path):
     assert str(data / folder) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_without_film_layers_the_first_cells_name_the_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        run_cells("imports")
-
-
-# ---- one pair an image ----
-
-def chance(a, b):
-    """The probability of a table of a and b at least as uneven, were they independent and b uniform."""
-    table = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(table, (a.ravel(), b.ravel()), 1)
-    return min(chi2_contingency(table).pvalue, chisquare(table.sum(0)).pvalue)
-
-
 def test_pairs_and_order_are_uniform_and_independent(tiny_data):
-    """The places of 1,000 images in the orders of 20 epochs, and which of its pairs each got."""
-    cells = data_cells(tiny_data, SEED=7, BATCH_SIZE=1000)
-    count = np.array([1, 2, 3, 7, 10] * 200)
+    """The order of 1,000 images in 20 epochs, and which of its pairs each got."""
+    cells, count = data_cells(tiny_data, SEED=7, BATCH_SIZE=1000), np.array([1, 2, 3, 7, 10] * 200)
     counts, answers = tf.constant(count), tf.constant(cells["ANSWERS"])
     split = tf.data.Dataset.range(1000).map(lambda i: (  # the index as an image of one pixel
         tf.cast([[[i % 250, i // 250]]], tf.uint8), tf.fill((counts[i],), "is it"), answers[:counts[i]]))
+
+    def images_and_pairs(epoch, shuffle):
+        (inputs, labels), = cells["one_epoch"](split, epoch, shuffle).as_numpy_iterator()
+        return np.rint(255 * inputs["image"][:, 0, 0]).astype(int) @ [1, 250], labels
+
     place, pair = np.empty((2, 20, 1000), int)
     for epoch in range(20):
-        (inputs, labels), = cells["one_epoch"](split, epoch).as_numpy_iterator()
-        order = np.rint(255 * inputs["image"][:, 0, 0]).astype(int) @ [1, 250]
-        assert np.array_equal(np.sort(order), np.arange(1000))  # each image once
-        place[epoch, order], pair[epoch, order] = np.arange(1000), labels
-    image = np.broadcast_to(np.arange(1000), place.shape)
-    assert chance(image // 50, place // 50) > UNLIKELY
-    neighbours = np.sum(np.abs(place[:, 1:] - place[:, :-1]) == 1)  # in the files and in the order
-    assert abs(neighbours - 2 * 20) < 5 * np.sqrt(2 * 20)
-    assert (pair < count).all()
-    for size in (2, 3, 7, 10):
-        drawn, third = pair[:, count == size], place[:, count == size] // 334
-        tables = [(image[:, count == size] // 50, drawn), (third, drawn), (drawn[:, 1:], drawn[:, :-1])]
-        tables += [(a[lag:], b[:-lag]) for lag in (1, 2) for a in (drawn, third) for b in (drawn, third)]
-        assert all(chance(a, b) > UNLIKELY for a, b in tables)
+        images, pair[epoch] = images_and_pairs(epoch, shuffle=False)
+        order, pairs = images_and_pairs(epoch, shuffle=True)
+        assert images.tolist() == sorted(order) == list(range(1000))  # each image once
+        assert (pairs == pair[epoch, order]).all()  # whatever the order
+        place[epoch, order] = images
+    image = np.broadcast_to(images, place.shape)
+    tables = [np.histogram2d(image.ravel(), place.ravel(), 20)[0], *(
+        np.bincount(pair[:, count == size].ravel(), minlength=size) for size in (1, 2, 3, 7, 10))]
+    assert all((abs(table - table.mean()) < 5 * np.sqrt(table.mean())).all() for table in tables)
+    drawn = (pair + 0.5) / count - 0.5
+    for a, b in ((image, drawn), (place, drawn), (place[1:], place[:-1]), (drawn[1:], drawn[:-1]),
+                 (place[:, 1:], place[:, :-1]), (drawn[:, 1:], drawn[:, :-1])):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(a.size)
 
-
-# ---- batches ----
 
 @pytest.fixture(scope="module")
 def source(tiny_data):
@@ -156,91 +139,62 @@ def test_batches_are_what_the_records_hold_however_they_are_reached(tiny_data, s
     def epoch(cells, number):
         return decoded(cells, cells["one_epoch"](cells["train"], number))
 
-    first, second, third = (epoch(cells, number) for number in range(3))
-    assert epoch(again, 2) == third
-    assert epoch(cells, 0) == first == decoded(cells, cells["train_ds"])
-    other_seed = epoch(data_cells(tiny_data, SEED=1), 0)
-    for one, other in ((first, second), (second, third), (first, other_seed)):
-        assert [image for image, *_ in one] != [image for image, *_ in other]
-        assert np.mean([triple in other for triple in one]) < 0.5
-    val = decoded(cells, cells["val_ds"])
-    assert val == decoded(again, again["val_ds"]) == decoded(cells, cells["val_ds"])
+    first, second, val = epoch(cells, 0), epoch(cells, 1), decoded(cells, cells["val_ds"])
+    assert epoch(again, 1) == second and decoded(cells, cells["train_ds"]) == first
+    assert decoded(again, again["val_ds"]) == val
     assert [image for image, *_ in val] == [image.astype("uint8").tobytes() for image, _ in source["val"]]
+    for other in (second, epoch(data_cells(tiny_data, SEED=1), 0)):
+        assert [image for image, *_ in first] != [image for image, *_ in other]
+        assert np.mean([triple in other for triple in first]) < 0.5
 
 
-# ---- from start to end ----
-
-class Execution:
-    """Papermill on the notebook, saved as if under another kernel, in an environment of trouble."""
-
-    def __init__(self, home, name, data, path=(), left_out=None):
-        self.run, self.target = home / "run", home / f"{name}.ipynb"
-        notebook = nbformat.read(NOTEBOOK, as_version=4)
-        notebook.metadata["kernelspec"] = {"name": "film", "display_name": "film", "language": "python"}
-        notebook.cells = [cell for cell in notebook.cells if not left_out or left_out not in cell.source]
-        nbformat.write(notebook, self.target)
-        parameters = {"DATA_DIR": data, "CHECKPOINT_DIR": self.run, "EPOCHS": 2, "BATCH_SIZE": BATCH_SIZE}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "papermill", self.target, self.target, "-k", "python3",
-             *(str(word) for parameter in parameters.items() for word in ("-p", *parameter))],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "MPLBACKEND": "Agg", "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "",
-                 "PATH": os.pathsep.join([*path, os.environ["PATH"]])})
-
-    def finish(self):
-        output, _ = self.process.communicate()
-        assert self.process.returncode == 0, output[-3000:]
-        return nbformat.read(self.target, as_version=4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def execution(tiny_data, tmp_path_factory):
-    """Runs while the other tests do. `nvidia-smi` is there, but TensorFlow finds no GPU."""
-    home = tmp_path_factory.mktemp("notebook")
-    (home / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+def execute(home, data, left_out=None):
+    """The notebook after papermill, saved as if under another kernel, in an environment of trouble."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.metadata["kernelspec"] = {"name": "film", "display_name": "film", "language": "python"}
+    notebook.cells = [cell for cell in notebook.cells if not left_out or left_out not in cell.source]
+    nbformat.write(notebook, home / "notebook.ipynb")
+    (home / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # is there, but TensorFlow finds no GPU
     (home / "nvidia-smi").chmod(0o755)
-    execution = Execution(home, "executed", tiny_data, path=[str(home)])
-    yield execution
-    execution.process.kill()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ("MPLBACKEND", "Agg"), ("KERAS_BACKEND", "jax"), ("CUDA_VISIBLE_DEVICES", ""):
+            patch.setenv(name, value)
+        patch.setenv("PATH", str(home), prepend=os.pathsep)
+        return papermill.execute_notebook(
+            home / "notebook.ipynb", None, kernel_name="python3", progress_bar=False, cwd=ROOT,
+            parameters={"DATA_DIR": str(data), "CHECKPOINT_DIR": str(home / "run"), "EPOCHS": 2,
+                        "BATCH_SIZE": BATCH_SIZE})
 
 
 @pytest.fixture(scope="module")
-def executed(execution):
-    return execution.finish()
+def executed(tiny_data, tmp_path_factory):
+    """The executed notebook and the folder of its run."""
+    home = tmp_path_factory.mktemp("notebook")
+    return execute(home, tiny_data), home / "run"
 
 
-def outputs(notebook):
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-
-
-def printed(notebook):
-    return "".join(output.text for output in outputs(notebook) if output.output_type == "stream")
-
-
-def assert_in_order_without_errors_and_of_todays_source(notebook):
-    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
-    assert counts == list(range(1, len(counts) + 1))
-    for output in outputs(notebook):
+def assert_in_order_without_errors_and_of_todays_source(notebook, warning=False):
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    for output in outputs:
         assert output.output_type != "error" and output.get("name") != "stderr", output
-    shown = [output.get("data", {}) for output in outputs(notebook)]
+    assert warning == any("nvidia-smi" in output.get("text", "") for output in outputs)
+    shown = [output.get("data", {}) for output in outputs]
     assert sum("image/png" in data for data in shown) == 3  # images, curves, predictions
     text = "".join(data.get("text/markdown", "") for data in shown)
     sources = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert all(source.strip() in (ROOT / "film_layers.py").read_text() for source in sources)
-    assert {"FiLM", "ResBlock", "AddSpatialCoordinates"} <= {*re.findall(r"class (\w+)", "".join(sources))}
+    assert {"FiLM", "ResBlock", "AddSpatialCoordinates"} <= {*re.findall(r"class (\w+)", text)}
 
 
 TYPES = ["yes no", "0 1 2 3 4 5 6 7 8 9 10", "cube sphere cylinder", "small large", "metal rubber",
          "gray red blue green brown purple cyan yellow"]
 
 
-def test_executes_and_leaves_a_run_whose_numbers_agree(executed, execution, source):
-    assert_in_order_without_errors_and_of_todays_source(executed)
-    assert "nvidia-smi" in printed(executed)
-    run = execution.run
-    assert {path.name for path in run.iterdir()} == {
-        "training_log.csv", "timing.csv", "epoch_01.keras", "epoch_02.keras", "settings.json",
-        "evaluation.json", "curves.svg", "question_only"}
+def test_executes_and_leaves_a_run_whose_numbers_agree(executed, source):
+    notebook, run = executed
+    assert_in_order_without_errors_and_of_todays_source(notebook, warning=True)
     found = json.loads((run / "evaluation.json").read_text())
     pairs = {split: [pair for _, pairs in images for pair in pairs] for split, images in source.items()}
     tokens = 2 + len({word for question, _ in pairs["train"] for word in words_of(question)})
@@ -263,17 +217,16 @@ def test_executes_and_leaves_a_run_whose_numbers_agree(executed, execution, sour
         assert found[name] == pytest.approx(expected, rel=1e-5), name
 
 
-def test_executed_again_trains_nothing_and_the_saved_model_alone_is_as_good(executed, execution, tiny_data):
-    alone = subprocess.Popen([sys.executable, "tests/alone.py", execution.run, tiny_data], cwd=ROOT)
-    before = snapshot(execution.run)
-    again = Execution(execution.run.parent, "again", tiny_data, left_out="mkdtemp").finish()
-    assert_in_order_without_errors_and_of_todays_source(again)
-    assert "nvidia-smi" not in printed(again)
-    after = snapshot(execution.run)
+def test_executed_again_trains_nothing_and_the_saved_model_alone_is_as_good(executed, tiny_data):
+    _, run = executed
+    before = snapshot(run)
+    again = execute(run.parent, tiny_data, left_out="mkdtemp")
+    assert_in_order_without_errors_and_of_todays_source(again, warning=True)
+    after = snapshot(run)
     for name in ("evaluation.json", "curves.svg"):  # may be written anew, the same
         before[name], after[name] = before[name][0], after[name][0]
-    assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == set()
-    assert alone.wait() == 0
+    assert after == before
+    subprocess.run([sys.executable, "tests/alone.py", run, tiny_data], cwd=ROOT, check=True)
 
 
 def test_committed_notebook_is_executed_short_and_of_todays_source():

@@ -4,6 +4,7 @@ interpreter of the official functions over plain sets, and a parser of the Engli
 import re
 from collections import Counter
 from functools import cache
+from itertools import takewhile
 
 import numpy as np
 import pytest
@@ -27,8 +28,6 @@ def asked():
         pairs += [(graph, question) for question in ask(graph, np.random.default_rng([0, i]), counts)]
     return pairs
 
-
-# An interpreter of the official functions.
 
 def run(program, scene):
     """The output of every node: a set of objects, one object, a number, a value, or a boolean."""
@@ -56,67 +55,53 @@ def execute(function, values, scene, x=None, y=None):
 
 
 # A parser of the English. Capitals stand for phrases: N is a noun in the plural, n in the singular; G and S
-# are a noun and where its objects are, D is "the S", A is "a S"; X says where by relations, V with a verb, I
-# by "it"; T is an attribute. Braces hold alternatives. All possible readings are followed.
+# are a noun and where its objects are, D is "the S"; X says where by relations, O by "or"; V and W are whole
+# questions; T is an attribute. Braces hold alternatives. All possible readings are followed.
 
 NOUNS = {"thing": [], "object": [], "cube": ["cube"], "block": ["cube"], "sphere": ["sphere"],
          "ball": ["sphere"], "cylinder": ["cylinder"]}
 ADJECTIVES = {"big": "large", "tiny": "small", "matte": "rubber", "metallic": "metal", "shiny": "metal",
               **{value: value for name in ("size", "material", "color") for value in VALUES[name]}}
-SIDES = {"left of": "left", "to the left of": "left", "on the left side of": "left", "behind": "behind",
-         "right of": "right", "to the right of": "right", "on the right side of": "right",
-         "in front of": "front"}
-SAME = {**{f"{of}the same {name} as": name for name in VALUES for of in ("", "of ")},
-        "made of the same material as": "material"}
-EVERYTHING = ("scene",)
-QUESTIONS = {
-    "count": ("{how many,what number of} G are {there,visible}", "what is the number of G",
-              "{how many,how many of the,what number of} N V",
-              "there is A ; {how many,what number of} N are I"),
-    "exist": ("are {there,} any G {,visible}", "is {there,} A {,visible}", "do any N have X",
-              "there is A ; {are there any N,is there a n,is there an n} I"),
-    "query_size": ("how {big,large} is D", "there is A ; how big is it"),
-    "query_material": ("what is D made of", "D is made of what material",
-                       "there is A ; what {,material} is it made of"),
-    "query": ("what {T is,is the T of} D", "what T does D have", "D {is,has} what T",
-              "there is A ; what {T is it,is its T}"),
-    "equal": ("{do D and D have,are D and D {,made of}} the same T",
-              "{is D {,made of},does D have} the same T as D",
-              "is the T of D {equal to the T of,the same as that of} D",
-              "there is A ; {is it {,made of},does it have} the same T as D",
-              "there is A ; is its T the same as that of D"),
-    "equal_integer": ("are there {an equal,the same} number of G and G",
-                      "is the number of G {the same as,equal to} the number of G"),
-    "less_than": ("are there fewer G than G", "is the number of G less than the number of G"),
-    "greater_than": ("are there more G than G", "is the number of G greater than the number of G"),
-    "or": ("{how many N are,what number of N are,what is the number of N that are} {,either} G or G",),
-}
+PLACES = {"{left,to the left,on the left side} of": "relate_left", "behind": "relate_behind",
+          "{right,to the right,on the right side} of": "relate_right", "in front of": "relate_front",
+          **{"{,of} the same " + name + " as": f"same_{name}" for name in VALUES},
+          "made of the same material as": "same_material"}
 
 
-def is_same(place):
-    return place[0].startswith("same")
-
-
-def filtered(values, base=EVERYTHING):
+def filtered(values, base):
     return ("filter", values, base) if values else base
 
 
-def group(noun, place=EVERYTHING):
+def group(noun, place=("scene",)):
     """Objects are called "other" if they are the same as an object in something, and only then."""
     values, other = noun
-    return filtered(values, place) if other == is_same(place) else None
+    return filtered(values, place) if other == place[0].startswith("same") else None
 
 
 PHRASES = {
     "X": [("P", lambda place: place), ("{,both} P and P", lambda *places: ("intersect", *places))],
-    "P": [(f"{phrase} D", lambda thing, name=f"{verb}_{value}": (name, thing))
-          for verb, phrases in (("relate", SIDES), ("same", SAME)) for phrase, value in phrases.items()],
-    "I": [(f"{phrase} it", lambda side=side: f"relate_{side}") for phrase, side in SIDES.items()],
-    "T": [(name, lambda name=name: name) for name in VALUES],
-    "V": [("{are,have} X", lambda place: place)],
+    "P": [(f"{words} D", lambda thing, name=name: (name, thing)) for words, name in PLACES.items()],
+    "O": [("{,either} G or G", lambda *groups: ("union", *groups))],
     "G": [("N", group), ("N {,that are,that have} X", group)],
     "S": [("n", group), ("n {,that is,that has} X", group)],
-    "D": [("the S", lambda thing: thing)], "A": [("{a,an} S", lambda thing: thing)],
+    "D": [("the S", lambda thing: thing)],
+    "V": [("{how many,how many of the,what number of} N {are,have} X", group),
+          ("{how many N are,what number of N are,what is the number of N that are} O", group)],
+    "W": [("do any N have X", group)],
+}
+QUESTIONS = {
+    "count": ("{how many,what number of} G are {there,visible}", "what is the number of G", "V"),
+    "exist": ("are {there,} any G {,visible}", "is {there,} {a,an} S {,visible}", "W"),
+    "query_size": ("how {big,large} is D",),
+    "query_material": ("what {,material} is D made of", "D is made of what material"),
+    "query_T": ("what {T is,is the T of} D", "what T does D have", "D {is,has} what T"),
+    "equal_T": ("{do D and D have,are D and D {,made of}} the same T",
+                "{is D {,made of},does D have} the same T as D",
+                "is the T of D {equal to the T of,the same as that of} D"),
+    "equal_integer": ("are there {an equal,the same} number of G and G",
+                      "is the number of G {the same as,equal to} the number of G"),
+    "less_than": ("are there fewer G than G", "is the number of G less than the number of G"),
+    "greater_than": ("are there more G than G", "is the number of G greater than the number of G"),
 }
 
 
@@ -130,56 +115,46 @@ def expand(pattern):
     return [items for choice in choices.split(",") for items in expand(head + choice + tail)]
 
 
-def phrase(words, symbol, i):
-    """Yields (meaning, end) for all readings of a phrase that begins at word i."""
-    if symbol in ("N", "n"):
-        other = words[i:i + 1] == ["other"]
-        values, i = [], i + other
-        while i < len(words) and words[i] in ADJECTIVES:
-            values.append(ADJECTIVES[words[i]])
-            i += 1
-        noun = "".join(words[i:i + 1])
-        if noun.endswith("s") == (symbol == "N") and noun.removesuffix("s") in NOUNS:
-            yield (frozenset(values + NOUNS[noun.removesuffix("s")]), other), i + 1
-    else:
+def match(words, items):
+    """Yields (meanings of the phrases, words behind them) for all readings of a pattern."""
+    if not items:
+        yield (), words
+    elif items[0] in (*PHRASES, "N", "n"):
+        for meaning, rest in phrase(words, items[0]):
+            for meanings, end in match(rest, items[1:]):
+                yield (meaning, *meanings), end
+    elif words[:1] == items[:1]:
+        yield from match(words[1:], items[1:])
+
+
+def phrase(words, symbol):
+    """Yields (meaning, words behind it) for all readings of a phrase."""
+    if symbol in PHRASES:
         for pattern, action in PHRASES[symbol]:
             for items in expand(pattern):
-                for parts, end in match(words, items, i):
+                for parts, rest in match(words, items):
                     if meaning := action(*parts):
-                        yield meaning, end
-
-
-def match(words, items, i):
-    """Yields (meanings of the phrases, end) for all readings of a pattern that begins at word i."""
-    if not items:
-        yield (), i
-    elif items[0] in (*PHRASES, "N", "n"):
-        for meaning, end in phrase(words, items[0], i):
-            for meanings, last in match(words, items[1:], end):
-                yield (meaning, *meanings), last
-    elif words[i:i + 1] == items[:1]:
-        yield from match(words, items[1:], i + 1)
+                        yield meaning, rest
+    else:
+        other = words[0] == "other"
+        adjectives = [*takewhile(ADJECTIVES.__contains__, words[other:])]
+        noun, *rest = words[other + len(adjectives):]
+        if noun.endswith("s") == (symbol == "N") and noun.removesuffix("s") in NOUNS:
+            values = [*map(ADJECTIVES.get, adjectives), *NOUNS[noun.removesuffix("s")]]
+            yield (frozenset(values), other), rest
 
 
 def read(text):
     """All meanings of a question."""
-    text = text.lower().rstrip("?").replace(";", " ;").replace("another", "a other")
-    words = text.replace("anything else", "a other thing").replace("anything", "a thing").split()
-    return {combine(kind, parts) for kind, patterns in QUESTIONS.items() for pattern in patterns
-            for items in expand(pattern) for parts, end in match(words, items, 0) if end == len(words)}
-
-
-def combine(kind, parts):
-    kind = "_".join([kind, *{part for part in parts if part in VALUES}])
-    first, *others = parts = [part for part in parts if part not in VALUES]
-    if kind == "or":
-        return ("count", filtered(first[0], ("union", *others)))
-    if others and isinstance(others[-1], str):      # there is A ; how many N are I
-        (values, _), side = others
-        return (kind, filtered(values, (side, first)))
-    if isinstance(first[0], frozenset):             # how many N V
-        return (kind, group(*parts))
-    return (kind, *parts)
+    text = text.lower().replace("another", "a other").replace("anything else", "a other thing")
+    text = text.replace("anything", "a thing").replace("?", " ?")
+    # There is a cube; what is its size? -> what is the size of the cube?
+    text = re.sub(r"there is an? (.*); (.*)\bits (\w+)", r"\2the \3 of the \1", text)
+    text = re.sub(r"there is an? (.*); (.*)\bit\b", r"\2the \1", text)
+    return {(function.replace("T", name), *meanings) for function, patterns in QUESTIONS.items()
+            for name in (VALUES if "T" in function else [""]) for pattern in patterns
+            for items in expand(pattern.replace("T", name) + " ?")
+            for meanings, end in match(text.split(), items) if not end}
 
 
 def meaning_of(program):
@@ -206,11 +181,8 @@ def test_the_english_says_what_the_program_asks_and_nothing_else(asked):
     assert len(one) == len(two) == 1 and one != two and not read("How many balls are left of a cube?")
 
 
-# Right, well-posed, not degenerate, and balanced.
-
 def test_answers_are_what_the_programs_give_and_no_filter_or_relation_can_be_left_out(asked):
     """Replaces each by a node that lets all pass; the set that it helps to describe must change."""
-    neutral = {"function": "scene", "inputs": [], "value_inputs": []}
     for scene, question in asked:
         program = question["program"]
         users = {j: i for i, node in enumerate(program) for j in node["inputs"]}
@@ -218,12 +190,12 @@ def test_answers_are_what_the_programs_give_and_no_filter_or_relation_can_be_lef
         answer = {"True": "yes", "False": "no"}.get(str(outputs[-1]), str(outputs[-1]))
         assert answer == question["answer"], question
         for i, node in enumerate(program):
-            if not node["function"].startswith(("filter", "relate", "same")):
-                continue
             if node["function"].startswith("filter"):
-                node = {**neutral, "function": "union", "inputs": node["inputs"] * 2}
+                node = {"function": "union", "inputs": node["inputs"] * 2, "value_inputs": []}
+            elif node["function"].startswith(("relate", "same")):
+                node = {"function": "scene", "inputs": [], "value_inputs": []}
             else:
-                node = neutral
+                continue
             end = i
             while program[users[end]]["function"] not in ("unique", "count", "exist"):
                 end = users[end]

@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import keras
-import numpy as np
 import pytest
 from cells import run_cells
 from conftest import ROOT, snapshot
@@ -50,18 +49,17 @@ def cells(tiny_data, tmp_path_factory, keep_policy):
     return cells_over(tiny_data, tmp_path_factory.mktemp("none") / "run")
 
 
+def build_small():
+    question = keras.Input((None,), dtype="int32", name="question")
+    words = layers.GlobalAveragePooling1D()(layers.Embedding(99, 8)(question))
+    x = layers.BatchNormalization()(words)
+    return keras.Model({"question": question}, layers.Dense(99, "softmax")(x))
+
+
 @pytest.fixture(scope="module")
 def run(cells):
-    def build_small():
-        question = keras.Input((None,), dtype="int32", name="question")
-        words = layers.GlobalAveragePooling1D()(layers.Embedding(99, 8)(question))
-        x = layers.BatchNormalization()(words)
-        return keras.Model({"question": question}, layers.Dense(cells["num_answers"], "softmax")(x))
-
-    def run(folder, epochs=4, build=build_small):
-        return cells["train_model"](build, folder, cells["train"].take(24), cells["val"], epochs)
-
-    return run
+    return lambda folder, epochs=4, build=build_small: cells["train_model"](
+        build, folder, cells["train"].take(24), cells["val"], epochs)
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +82,16 @@ def keep(folder, checkpoints, rows, text=""):
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:1 + rows]) + text.encode())
 
 
-def truncate(*paths):
-    for path in paths:
-        os.truncate(path, path.stat().st_size // 2)
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
 
 
 DAMAGES = {  # damage -> what it does, epochs that are not trained again
-    "row without checkpoint": (lambda run: keep(run, 3, 4), 3),
     "half a row": (lambda run: keep(run, 3, 3, "3,0.27"), 3),
     "checkpoint without row": (lambda run: keep(run, 4, 3), 3),
     "wrong checksum": (lambda run: (run / LAST).write_bytes(
         (run / LAST).read_bytes().replace(b'"units"', b'"Units"')), 3),
-    "two truncated": (lambda run: truncate(run / LAST, run / "epoch_03.keras"), 2),
+    "two truncated": (lambda run: (truncate(run / LAST), truncate(run / "epoch_03.keras")), 2),
     "killed in the first save": (lambda run: (keep(run, 1, 0), truncate(run / "epoch_01.keras")), 0),
     "killed in the first row": (lambda run: keep(run, 1, -1, "epoch,acc"), 0),
     "killed before training": (lambda run: ([file.unlink() for file in run.glob("*.*")],
@@ -125,13 +121,9 @@ def refused(run, folder, error=ValueError, **options):
 
 
 ERASURES = {
-    "only checkpoint truncated": lambda run: (keep(run, 2, 2), (run / "epoch_01.keras").unlink(),
-                                              truncate(run / "epoch_02.keras")),
-    "log emptied": lambda run: keep(run, 4, -1), "log without rows": lambda run: keep(run, 2, 0),
-    "log missing": lambda run: (run / "training_log.csv").unlink(),
-    "log missing, one checkpoint left": lambda run: [
-        (run / name).unlink() for name in ("training_log.csv", *(f"epoch_0{i}.keras" for i in (1, 2, 3)))],
-    "checkpoints deleted": lambda run: keep(run, 0, 2),
+    "log emptied": lambda run: keep(run, 4, -1), "checkpoints deleted": lambda run: keep(run, 0, 2),
+    "one checkpoint left": lambda run: [
+        path.unlink() for path in run.iterdir() if path.name not in ("settings.json", LAST)],
     "settings missing": lambda run: (run / "settings.json").unlink(),
 }
 
@@ -142,29 +134,20 @@ def test_a_run_that_cannot_be_resumed_is_not_erased(erasure, folder, run):
     refused(run, folder)
 
 
-CHANGES = {
-    "SEED": lambda seed: seed + 1, "LEARNING_RATE": lambda rate: 2 * rate, "BATCH_SIZE": lambda size: 16,
-    "VOCABULARY": lambda words: [*words[:-1], "new"], "ANSWERS": lambda answers: answers[::-1],
-    "train_pairs": lambda pairs: pairs[::-1], "train_mean": lambda mean: mean + 1,
-    "val_pairs": lambda pairs: pairs[:-1],
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", ["SEED", "LEARNING_RATE", "BATCH_SIZE", "VOCABULARY", "ANSWERS",
+                                  "train_pairs", "train_mean", "val_pairs"])
 def test_folder_of_another_run_or_model_is_refused(name, folder, run, cells, monkeypatch):
     assert "model " in refused(run, folder, build=lambda: pytest.fail("built"))
-    monkeypatch.setitem(cells, name, CHANGES[name](cells[name]))
+    value = cells[name]
+    monkeypatch.setitem(cells, name, value[::-1] if isinstance(value, list) else value + 1)
     assert re.sub("_pairs|_mean", "", name.lower()) + " " in refused(run, folder)
 
 
 def test_whole_checkpoint_that_cannot_be_loaded_raises_the_real_error(folder, run, capsys):
-    with zipfile.ZipFile(folder / LAST) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(folder / LAST, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content.replace(b'"units"', b'"neurons"'))
+        archive.writestr("notes.txt", "no model")
     before = snapshot(folder)
-    with pytest.raises(Exception, match="neurons"):
+    with pytest.raises(KeyError, match="no item named"):
         run(folder)
     assert snapshot(folder) == before
     (folder / LAST).unlink()
@@ -189,42 +172,26 @@ def test_finished_run_is_not_touched_and_more_epochs_continue_it_in_its_precisio
     assert_equal_bit_for_bit(folder, uninterrupted, "epoch_03.keras")
 
 
-# ---- the brief's network, in a process of its own, killed ----
-
 def train_elsewhere(data, folder):
-    folder.parent.mkdir(exist_ok=True)
     return subprocess.Popen([sys.executable, __file__, data, folder], stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
-def test_killed_run_ends_as_the_uninterrupted_one(kills, tiny_data, tmp_path):
-    """Kills in the middle of a save and at random moments in turn; if a run ends, another one begins."""
-    twin, rng = train_elsewhere(tiny_data, tmp_path / "twin" / "run"), np.random.default_rng(kills)
-    hit = in_save = runs = 0
-    while hit < kills:
-        folder, status = tmp_path / f"{(runs := runs + 1)}" / "run", None
-        while status != 0:
-            process, begin, start = train_elsewhere(tiny_data, folder), time.time(), folder.parent / "started"
-            save, seconds = 1 + hit // 2 % 3, rng.uniform(0, 8)
-            while process.poll() is None and hit < kills:
-                saves = [path for path in folder.glob("epoch_*") if path.stat().st_mtime > begin]
-                started = start.exists() and begin < start.stat().st_mtime < time.time() - seconds
-                if started if hit % 2 else len(saves) == save:
-                    process.kill()
-                    break
-                time.sleep(0.001)
-            status = process.wait(300)
-            assert status in (0, -signal.SIGKILL)
-            hit += status != 0
-            in_save += status != 0 and not all(map(zipfile.is_zipfile, folder.glob("epoch_*")))
-            print(f"{hit} kills, {in_save} in a save;", *sorted(path.name for path in folder.glob("epoch_*")))
-        assert twin.wait(300) == 0
-        assert_equal_bit_for_bit(folder, tmp_path / "twin" / "run", "epoch_03.keras")
-    assert in_save
+def test_killed_run_ends_as_the_uninterrupted_one(tiny_data, tmp_path):
+    uninterrupted, folder = tmp_path / "uninterrupted", tmp_path / "run"
+    twin = train_elsewhere(tiny_data, uninterrupted)
+    for file in ("timing.csv", "epoch_02.keras"):  # at the end of an epoch, and in the middle of a save
+        process = train_elsewhere(tiny_data, folder)
+        while not (folder / file).exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not zipfile.is_zipfile(folder / file)
+    assert train_elsewhere(tiny_data, folder).wait() == twin.wait() == 0
+    assert_equal_bit_for_bit(folder, uninterrupted, "epoch_03.keras")
 
 
 if __name__ == "__main__":
     data, folder = map(Path, sys.argv[1:])
     cells = cells_over(data, folder)
-    (folder.parent / "started").touch()
     cells["train_model"](cells["build_film"], folder, cells["train"].take(16), cells["val"], 3)
