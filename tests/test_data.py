@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_stopped_conversion_ends_like_an_uninterrupted_one(tiny_layout, tmp_path
     assert done.items() <= snapshot(stopped).items()
 
 
-def test_convert_leaves_other_records_alone(tiny_layout, tiny_data, tmp_path):
+def test_convert_leaves_other_records_alone_and_wants_room(tiny_layout, tiny_data, tmp_path, monkeypatch):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "theirs.tfrecord-00000-of-00010").write_bytes(b"theirs")
     for data, limit in ((tiny_data, 3), (tmp_path, None)):
@@ -141,6 +142,9 @@ def test_convert_leaves_other_records_alone(tiny_layout, tiny_data, tmp_path):
         with pytest.raises(DataError, match="another source or limit"):
             tfrecords.convert(tiny_layout, data, limit, 1)
         assert snapshot(data) == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10 ** 6))
+    with pytest.raises(DataError, match="make room"):
+        tfrecords.convert(tiny_layout, tmp_path / "data", None, 1)
 
 
 IMAGE, QUESTIONS = "images/train/CLEVR_train_000002.png", "questions/CLEVR_train_questions.json"

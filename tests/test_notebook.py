@@ -94,6 +94,12 @@ def test_wrong_data_are_refused_in_one_line(error, tmp_path):
     assert str(data / folder) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+def test_without_film_layers_the_first_cells_name_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        run_cells("imports")
+
+
 def test_pairs_and_order_are_uniform_and_independent(tiny_data):
     """The order of 1,000 images in 20 epochs, and which of its pairs each got."""
     cells, count = data_cells(tiny_data, SEED=7, BATCH_SIZE=1000), np.array([1, 2, 3, 7, 10] * 200)

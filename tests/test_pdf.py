@@ -119,6 +119,15 @@ def test_every_cell_and_output_is_set_and_nothing_reaches_into_the_margins(cells
         assert (page[:, -50:] > 250).all() and (page[-20:] > 250).all() and (page[:, :20] > 250).all()
 
 
+def test_figures_have_their_own_size_and_100_columns_fit(tmp_path):
+    _, _, (page,) = export(tmp_path, [shown(image_png=png(6, 2))])
+    dark = np.flatnonzero((page[80:] < 50).any(axis=0))
+    assert dark[-1] - dark[0] + 1 == pytest.approx(6 * 72, abs=2)
+    bottoms = [np.flatnonzero((export(tmp_path, [printed("━" * columns)])[2][0][:400] < 200).any(axis=1))[-1]
+               for columns in (1, 100, 101)]
+    assert bottoms[0] == bottoms[1] < bottoms[2]
+
+
 TROUBLES = [
     ("![](missing.png)", "not available: missing.png"), ("![](corrupt.png)", '"![](corrupt.png)"'),
     ("![](https://host.invalid/badge.svg)", "not available: https://host.invalid/badge.svg"),

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from cells import run_cells
 from conftest import ROOT, snapshot
@@ -121,6 +122,8 @@ def refused(run, folder, error=ValueError, **options):
 
 
 ERASURES = {
+    "only checkpoint truncated": lambda run: (keep(run, 2, 2), (run / "epoch_01.keras").unlink(),
+                                              truncate(run / "epoch_02.keras")),
     "log emptied": lambda run: keep(run, 4, -1), "checkpoints deleted": lambda run: keep(run, 0, 2),
     "one checkpoint left": lambda run: [
         path.unlink() for path in run.iterdir() if path.name not in ("settings.json", LAST)],
@@ -156,9 +159,9 @@ def test_whole_checkpoint_that_cannot_be_loaded_raises_the_real_error(folder, ru
     assert "damaged" not in capsys.readouterr().out
 
 
-def test_finished_run_is_not_touched_and_more_epochs_continue_it_in_its_precision(tmp_path, run):
-    keras.config.set_dtype_policy("mixed_bfloat16")
+def test_finished_run_is_not_touched_and_goes_on_in_float32_where_bfloat16_is_emulated(tmp_path, run):
     uninterrupted, folder = tmp_path / "uninterrupted", tmp_path / "run"
+    keras.config.set_dtype_policy("mixed_bfloat16")
     run(uninterrupted, 3)
     run(folder, 2)
     (folder / "epoch_best.keras").touch()  # somebody's own file
@@ -166,32 +169,50 @@ def test_finished_run_is_not_touched_and_more_epochs_continue_it_in_its_precisio
     run(folder, 2)
     run(folder, 1)
     assert snapshot(folder) == before
-    (folder / "epoch_best.keras").unlink()
     keras.config.set_dtype_policy("float32")
-    assert run(folder, 3).layers[-1].dtype_policy.name == "mixed_bfloat16"
-    assert_equal_bit_for_bit(folder, uninterrupted, "epoch_03.keras")
+    run(folder, 3)
+    model = keras.models.load_model(folder / "epoch_03.keras")
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+    assert model.optimizer.iterations == 3 * 3
+    losses = [np.loadtxt(path / "training_log.csv", delimiter=",", skiprows=1)[:, [2, 4]]
+              for path in (folder, uninterrupted)]
+    np.testing.assert_allclose(*losses, rtol=0.01)
 
 
 def train_elsewhere(data, folder):
+    folder.parent.mkdir(exist_ok=True)
     return subprocess.Popen([sys.executable, __file__, data, folder], stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
-def test_killed_run_ends_as_the_uninterrupted_one(tiny_data, tmp_path):
-    uninterrupted, folder = tmp_path / "uninterrupted", tmp_path / "run"
-    twin = train_elsewhere(tiny_data, uninterrupted)
-    for file in ("timing.csv", "epoch_02.keras"):  # at the end of an epoch, and in the middle of a save
-        process = train_elsewhere(tiny_data, folder)
-        while not (folder / file).exists():
-            assert process.poll() is None
-            time.sleep(0.001)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert not zipfile.is_zipfile(folder / file)
-    assert train_elsewhere(tiny_data, folder).wait() == twin.wait() == 0
-    assert_equal_bit_for_bit(folder, uninterrupted, "epoch_03.keras")
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_killed_run_ends_as_the_uninterrupted_one(kills, tiny_data, tmp_path):
+    """Kills in the middle of a save and at random moments in turn; if a run ends, another one begins."""
+    twin, rng = train_elsewhere(tiny_data, tmp_path / "twin" / "run"), np.random.default_rng(kills)
+    hit = in_save = runs = 0
+    while hit < kills:
+        folder, status = tmp_path / f"{(runs := runs + 1)}" / "run", None
+        while status != 0:
+            process, begin, start = train_elsewhere(tiny_data, folder), time.time(), folder.parent / "started"
+            save, seconds = 1 + hit // 2 % 3, rng.uniform(0, 8)
+            while process.poll() is None and hit < kills:
+                saves = [path for path in folder.glob("epoch_*") if path.stat().st_mtime > begin]
+                started = start.exists() and begin < start.stat().st_mtime < time.time() - seconds
+                if started if hit % 2 else len(saves) == save:
+                    process.kill()
+                    break
+                time.sleep(0.001)
+            status = process.wait(300)
+            assert status in (0, -signal.SIGKILL)
+            hit += status != 0
+            in_save += status != 0 and not all(map(zipfile.is_zipfile, folder.glob("epoch_*")))
+            print(f"{hit} kills, {in_save} in a save;", *sorted(path.name for path in folder.glob("epoch_*")))
+        assert twin.wait(300) == 0
+        assert_equal_bit_for_bit(folder, tmp_path / "twin" / "run", "epoch_03.keras")
+    assert in_save
 
 
 if __name__ == "__main__":
     data, folder = map(Path, sys.argv[1:])
     cells = cells_over(data, folder)
+    (folder.parent / "started").touch()
     cells["train_model"](cells["build_film"], folder, cells["train"].take(16), cells["val"], 3)
