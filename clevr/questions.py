@@ -33,6 +33,12 @@ DIRECTIONS = ("left", "right", "behind", "front")
 DESCRIPTIONS = list(product(*((None, *VALUES[attribute]) for attribute in ATTRIBUTES)))
 INDEX = {description: i for i, description in enumerate(DESCRIPTIONS)}
 NOTHING = len(DESCRIPTIONS)     # index of a description that fits no object
+# SHORTER[i]: the descriptions with one word less, by index, padded to four with NOTHING
+# IMPLIED[i, j]: whether all that fits description i fits j; SILENT[i, a]: whether i is without attribute a
+SHORTER = np.array([[INDEX[description[:i] + (None,) + description[i + 1:]] if word else NOTHING
+                     for i, word in enumerate(description)] for description in DESCRIPTIONS])
+WORDS, SILENT = np.array(DESCRIPTIONS), np.equal(DESCRIPTIONS, None)    # (324, 4)
+IMPLIED = (SILENT | (WORDS == WORDS[:, None])).all(2)
 
 
 class Relation(NamedTuple):
@@ -60,26 +66,8 @@ class Question(NamedTuple):
     outer: tuple | None = None      # description that holds on both sides of "or"
 
 
-def shorter(description):
-    """The descriptions with one word less, by index, padded to four with NOTHING."""
-    return [INDEX[description[:i] + (None,) + description[i + 1:]] if word else NOTHING
-            for i, word in enumerate(description)]
-
-
-SHORTER = np.array([shorter(description) for description in DESCRIPTIONS])      # (324, 4)
-# IMPLIED[i, j]: whether all that fits description i fits j; SILENT[a]: which descriptions say nothing of a
-IMPLIED = np.array([[all(word in (None, own) for own, word in zip(description, other, strict=True))
-                     for other in DESCRIPTIONS] for description in DESCRIPTIONS])
-SILENT = {attribute: np.equal([description[i] for description in DESCRIPTIONS], None)
-          for i, attribute in enumerate(ATTRIBUTES)}
-
-
 class NoQuestion(Exception):
     """The random choices led nowhere."""
-
-
-def bit_set(indices):
-    return sum(1 << i for i in indices)
 
 
 class SceneSets:
@@ -88,10 +76,10 @@ class SceneSets:
     def __init__(self, scene):
         self.objects = objects = scene["objects"]
         self.all = (1 << len(objects)) - 1
-        having = {value: bit_set(i for i, thing in enumerate(objects) if thing[attribute] == value)
+        having = {value: sum(1 << i for i, thing in enumerate(objects) if thing[attribute] == value)
                   for attribute in ATTRIBUTES for value in VALUES[attribute]}
         # related[function, direction][i]: the objects in this relation to object i
-        self.related = {("relate", direction): [bit_set(indices) for indices in rows]
+        self.related = {("relate", direction): [sum(1 << i for i in indices) for indices in rows]
                         for direction, rows in scene["relationships"].items()}
         for attribute in ATTRIBUTES:
             self.related[f"same_{attribute}", None] = [
@@ -126,7 +114,7 @@ class SceneSets:
             self.cache[key] = members[:NOTHING], minimal
         members, allowed = self.cache[key]
         for attribute in omit:
-            allowed = allowed & SILENT[attribute]
+            allowed = allowed & SILENT[:, ATTRIBUTES.index(attribute)]
         return members, allowed
 
     def sample_object(self, rng, relations=(), omit=(), exclude=0):
@@ -260,17 +248,15 @@ def single_or(sets, rng, function, related, attribute):
 def is_minimal(sets, question):
     """Whether no word and no relation can be left out on either side of an "or"."""
     x, y = question.group, question.other
-    outer, fitting = int(sets.fitting[INDEX[question.outer]]), sets.fitting
+    fitting, outer = sets.fitting, sets.fitting[INDEX[question.outer]]
     members = outer & (x.members | y.members)
     relaxed = [x.members | y.members] if any(question.outer) else []
     for group, others in ((x, y.members), (y, x.members)):
         if outer & group.members and not outer & group.members & ~others:
             return False
-        inside = sets.in_all(group.relations)
-        relaxed += [outer & (int(fitting[i]) & inside | others)
-                    for i in shorter(group.description) if i != NOTHING]
-        relaxed += [outer & (int(fitting[INDEX[group.description]]) & rest | others)
-                    for rest in sets.leave_one_out(group.relations)]
+        index, inside = INDEX[group.description], sets.in_all(group.relations)
+        relaxed += [outer & (fitting[i] & inside | others) for i in SHORTER[index] if i != NOTHING]
+        relaxed += [outer & (fitting[index] & rest | others) for rest in sets.leave_one_out(group.relations)]
     return members not in relaxed
 
 
@@ -353,15 +339,15 @@ def ask(scene, rng, counts):
     """Ten questions about a scene, or fewer if it allows no more.
 
     `scene` has the `objects` and `relationships` of CLEVR's scene files; `rng` is a NumPy generator.
-    `counts` maps (family, answer) to how often it was given. It starts empty and is passed on from scene
-    to scene of a split; it keeps families and answers in balance."""
-    sets, asked, questions = SceneSets(scene), Counter(), []
-    for (family, _), count in counts.items():
-        asked[family] += count
-    for family in sorted(rng.permutation(len(FAMILIES)).tolist(), key=asked.__getitem__):
-        question, answer = sample_balanced(sets, rng, family, counts)
+    `counts` maps each family to a Counter of its answers. It starts empty and is passed on from scene to
+    scene of a split; it keeps families and answers in balance."""
+    sets, questions = SceneSets(scene), []
+    for family in range(len(FAMILIES)):
+        counts.setdefault(family, Counter())
+    for family in sorted(rng.permutation(len(FAMILIES)).tolist(), key=lambda family: counts[family].total()):
+        question, answer = sample_balanced(sets, rng, FAMILIES[family], counts[family])
         if question:
-            counts[family, answer] = counts.get((family, answer), 0) + 1
+            counts[family][answer] += 1
             questions.append({"question": say(question, rng), "answer": answer, "program": program(question),
                               "question_family_index": family})
         if len(questions) == QUESTIONS_PER_SCENE:
@@ -371,12 +357,12 @@ def ask(scene, rng, counts):
 
 def sample_balanced(sets, rng, family, counts):
     """A question of a family and its answer, which the family has not had too often; else None, None."""
-    sample, *arguments = FAMILIES[family]
+    sample, *arguments = family
     for _ in range(TRIES):
         with suppress(NoQuestion):
             if question := sample(sets, rng, *arguments):
                 answer = answer_to(question, sets)
-                others = [n for (other, name), n in counts.items() if other == family and name != answer]
-                if counts.get((family, answer), 0) <= 1.1 * max(others, default=0) + 1:
+                others = max((count for other, count in counts.items() if other != answer), default=0)
+                if counts[answer] <= 1.1 * others + 1:
                     return question, answer
     return None, None
