@@ -101,9 +101,11 @@ class SceneSets:
         return [self.in_all(relations[:i] + relations[i + 1:]) & ~relation.reference.members
                 for i, relation in enumerate(relations)]
 
-    def candidates(self, relations, omit):
-        """The objects that fit each description and the relations, int (324,), and whether it is without the
-        attributes in `omit`, and neither a word nor a relation makes no difference, bool (324,)."""
+    def sample_objects(self, rng, relations=(), omit=(), unique=(), exclude=None):
+        """A group of any number of objects, also none; with `exclude`, a single object outside this set. It
+        is described without the attributes in `omit`, and neither a word nor a relation can be left out. None
+        if there is none. Descriptions that imply one of `unique` are not allowed: there is but one red cube
+        if the question says "the red cube"."""
         key = inside, *rests = self.in_all(relations), *self.leave_one_out(relations)
         if key not in self.cache:
             members = self.fitting & inside
@@ -115,36 +117,23 @@ class SceneSets:
         members, allowed = self.cache[key]
         for attribute in omit:
             allowed = allowed & SILENT[:, ATTRIBUTES.index(attribute)]
-        return members, allowed
+        for description in unique:
+            allowed = allowed & ~IMPLIED[:, INDEX[description]]
+        if exclude is not None:
+            allowed = allowed & (np.bitwise_count(members) == 1) & (members & exclude == 0)
+        options = np.flatnonzero(allowed)
+        if options.size:
+            # Larger groups come more often: evenly drawn groups have 0 or 1 objects more often than CLEVR's.
+            cumulative = np.cumsum(1 + np.bitwise_count(members[options]) / 2)
+            choice = options[np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")]
+            return Group(DESCRIPTIONS[choice], relations, int(members[choice]))
 
     def sample_object(self, rng, relations=(), omit=(), exclude=0):
-        """A group of a single object, not one of `exclude`, described without the attributes in `omit`.
-        Raises NoQuestion if there is none."""
-        members, allowed = self.candidates(relations, omit)
-        single = (members > 0) & (members & members - 1 == 0) & (members & exclude == 0)
-        group = sample_group(rng, allowed & single, members, relations)
+        """A group of a single object, as above; raises NoQuestion if that fails."""
+        group = self.sample_objects(rng, relations, omit, exclude=exclude)
         if group is None:
             raise NoQuestion
         return group
-
-    def sample_objects(self, rng, relations=(), omit=(), unique=()):
-        """A group of any number of objects, also none; None if no description is allowed. Descriptions that
-        imply one of `unique` are not: there is but one red cube if the question says "the red cube"."""
-        members, allowed = self.candidates(relations, omit)
-        for description in unique:
-            allowed = allowed & ~IMPLIED[:, INDEX[description]]
-        return sample_group(rng, allowed, members, relations)
-
-
-def sample_group(rng, allowed, members, relations):
-    """A Group with one of the descriptions that are `allowed`, bool (324,); None if none is."""
-    options = np.flatnonzero(allowed)
-    if not options.size:
-        return None
-    # Larger groups come more often: evenly drawn groups have 0 or 1 objects more often than CLEVR's.
-    cumulative = np.cumsum(1 + np.bitwise_count(members[options]) / 2)
-    choice = options[np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")]
-    return Group(DESCRIPTIONS[choice], relations, int(members[choice]))
 
 
 def sample_relation(rng, reference):
@@ -237,12 +226,10 @@ def comparison(sets, rng, function, related):
 
 def single_or(sets, rng, function, related, attribute):
     groups = two_groups(sets, rng, related, (attribute,) if attribute else ())
-    if nested(*groups):
-        return None
-    outer = tuple(pick(rng, VALUES[name]) if name == attribute else None for name in ATTRIBUTES)
-    question = Question(function, *groups, outer)
-    if is_minimal(sets, question):
-        return question
+    if not nested(*groups):
+        outer = tuple(pick(rng, VALUES[name]) if name == attribute else None for name in ATTRIBUTES)
+        question = Question(function, *groups, outer)
+        return question if is_minimal(sets, question) else None
 
 
 def is_minimal(sets, question):
