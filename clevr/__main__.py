@@ -27,7 +27,7 @@ def main():
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"               # nothing here needs a GPU
     try:
-        run(**vars(parser().parse_args()))
+        run(**vars(parse_arguments()))
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -56,7 +56,7 @@ def run(command, **arguments):
         report(tallies)
 
 
-def parser():
+def parse_arguments():
     parser = argparse.ArgumentParser(
         "python -m clevr", description="Makes CLEVR-like data, and TFRecords from CLEVR or from it.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,13 +65,12 @@ def parser():
     def add_command(name, summary, details):
         return commands.add_parser(name, help=summary, description=f"{name} {summary}. {details}")
 
-    def add_workers(command, what):
-        command.add_argument("--workers", type=at_least(1), default=default_workers(), metavar="K",
-                             help=f"{what} at work (%(default)s: what CPUs and memory allow)")
+    workers = {"type": at_least(1), "default": default_workers(), "metavar": "K",
+               "help": "how many work at once (%(default)s: what CPUs and memory allow)"}
 
     command = add_command("prepare", "makes, completes or only checks a data folder, as it needs",
                           "Data that you brought are only checked. Our images stay in build/clevr-SIZE.")
-    command.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords, or empty")
+    command.add_argument("data", type=Path, metavar="DATA", help="folder with train/ and val/ TFRecords, or empty")
     command.add_argument("--size", choices=SIZES, help="of our own data: " + ", ".join(
         f"{size} ({images['train']:,} + {images['val']:,} images)" for size, images in SIZES.items()))
     command.add_argument("--state", type=Path, metavar="FILE",
@@ -79,24 +78,24 @@ def parser():
 
     command = add_command("generate", "makes scenes, images and questions in the layout of CLEVR v1.0",
                           "The same seed makes the same set. The same command resumes an interrupted run.")
-    command.add_argument("out", metavar="OUT", help="folder to make")
+    command.add_argument("out", type=Path, metavar="OUT", help="folder to make")
     command.add_argument("--train", type=at_least(1), required=True, metavar="N", help="training images")
     command.add_argument("--val", type=at_least(1), required=True, metavar="M", help="validation images")
     command.add_argument("--seed", type=at_least(0), required=True, metavar="S", help="0, 1, ...: which set")
-    add_workers(command, "processes")
+    command.add_argument("--workers", **workers)
 
     command = add_command("convert", "writes the coursework's TFRecords from the layout of CLEVR v1.0",
                           "An image takes 0.6 MB. The same command resumes an interrupted run.")
-    command.add_argument("src", metavar="SRC", help="folder with images/{train,val}/*.png and "
+    command.add_argument("src", type=Path, metavar="SRC", help="folder with images/{train,val}/*.png and "
                                                     "questions/CLEVR_{train,val}_questions.json")
-    command.add_argument("out", metavar="OUT", help="folder for train/ and val/ *.tfrecords")
+    command.add_argument("out", type=Path, metavar="OUT", help="folder for train/ and val/ *.tfrecords")
     command.add_argument("--limit", type=at_least(1), metavar="N", help="only N images of each split")
-    add_workers(command, "threads")
+    command.add_argument("--workers", **workers)
 
     command = add_command("check", "reads all TFRecords and counts what they hold",
                           "Ends at the first error, which names the file, the record and the remedy.")
-    command.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords")
-    return parser
+    command.add_argument("data", type=Path, metavar="DATA", help="folder with train/ and val/ TFRecords")
+    return parser.parse_args()
 
 
 def at_least(least):

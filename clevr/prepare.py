@@ -20,7 +20,6 @@ def prepare(data, size=None, state=None):
     noted in the file `state`: if they are still the same, nothing is read and None is returned.
 
     Raises DataError if the data are damaged, or are there but not of the `size` that is asked for."""
-    data = Path(data)
     if not any(record_files(data, split) for split in SPLITS):
         for path in data.rglob("[!.]*tfrecord*"):
             raise DataError(f"{path} is neither in {data / 'train'} nor in {data / 'val'}: move it there")

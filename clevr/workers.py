@@ -6,7 +6,7 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 WORKER_BYTES = 0.5e9        # measured: 0.2 GB to render, 0.4 if the renderer has to be compiled
 
@@ -29,10 +29,9 @@ def control_groups(root):
     path = root / "proc/self/cgroup"                # only Linux has it
     for line in path.read_text().splitlines() if path.exists() else ():
         _, controllers, group = line.split(":", 2)
-        group = PurePosixPath(group.lstrip("/"))
         for controller in controllers.split(","):
-            for folder in (group, *group.parents):
-                yield root / "sys/fs/cgroup" / controller / folder
+            folder = root / "sys/fs/cgroup" / controller / group.lstrip("/")
+            yield from (folder, *folder.parents)
 
 
 def numbers_in(folder, *names):
