@@ -28,18 +28,16 @@ def image_file(root, split, index):
     return root / "images" / split / f"CLEVR_{split}_{index:06d}.png"
 
 
-def scenes_file(root, split):
-    return root / "scenes" / f"CLEVR_{split}_scenes.json"
+def json_file(root, kind, split):
+    """The "scenes" or the "questions" of a split."""
+    return root / kind / f"CLEVR_{split}_{kind}.json"
 
 
-def questions_file(root, split):
-    return root / "questions" / f"CLEVR_{split}_questions.json"
-
-
-def record_files(data, split):
-    """The TFRecords of a split, in the order in which they are read."""
+def record_files(data, *splits):
+    """The TFRecords of these splits, or of all, in the order in which they are read."""
     # Also *.tfrecord and *.tfrecord-00000-of-00010. Half-written files begin with a dot.
-    return sorted(path for path in (data / split).glob("[!.]*tfrecord*") if path.is_file())
+    return sorted(path for split in splits or SPLITS for path in (data / split).glob("[!.]*tfrecord*")
+                  if path.is_file())
 
 
 def shard_name(split, index, count):

@@ -224,11 +224,11 @@ def comparison(sets, rng, function, related):
     return Question(function, *pair)
 
 
-def single_or(sets, rng, function, related, attribute):
+def single_or(sets, rng, related, attribute):
     groups = two_groups(sets, rng, related, (attribute,) if attribute else ())
     if not nested(*groups):
         outer = tuple(pick(rng, VALUES[name]) if name == attribute else None for name in ATTRIBUTES)
-        question = Question(function, *groups, outer)
+        question = Question("count", *groups, outer)
         return question if is_minimal(sets, question) else None
 
 
@@ -260,11 +260,9 @@ FAMILIES = [
       for function in ("exist", "count") for attribute in ATTRIBUTES),
     *((same_relate, f"query_{asked}", attribute, None) for attribute in ATTRIBUTES
       for asked in ATTRIBUTES if asked != attribute),
-    *((single_or, "count", (False, False), attribute) for attribute in (None, "size", "color")),
-    (single_or, "count", (True, True), None),
-    *((single_or, "count", (False, False), attribute) for attribute in ("material", "shape")),
-    (single_or, "count", (True, False), None),
-    (single_or, "count", (False, True), None),
+    *((single_or, (x, y), attribute) for x, y, attribute in (
+        (False, False, None), (False, False, "size"), (False, False, "color"), (True, True, None),
+        (False, False, "material"), (False, False, "shape"), (True, False, None), (False, True, None))),
     *((hops, function, count) for count in (1, 2) for function in ASKED),
     *((hops, function, 0) for function in ("count", "exist", "query_shape", "query_material",
                                            "query_color", "query_size")),
@@ -277,10 +275,8 @@ def answer_to(question, sets):
     members = [group.members for group in (question.group, question.other) if group]
     if question.outer:
         members = [int(sets.fitting[INDEX[question.outer]]) & (members[0] | members[1])]
-    if attribute in ATTRIBUTES:
-        operands = [sets.objects[one.bit_length() - 1][attribute] for one in members]
-    else:
-        operands = [some.bit_count() for some in members]
+    operands = [sets.objects[some.bit_length() - 1][attribute] if attribute in ATTRIBUTES
+                else some.bit_count() for some in members]
     if verb in ("count", "query"):
         return str(*operands)
     test = {"exist": bool, "equal": operator.eq, "less": operator.lt, "greater": operator.gt}[verb]
@@ -292,8 +288,7 @@ def program(question):
     nodes, function = [], question.function
 
     def add(function, *inputs, value=None):
-        nodes.append({"function": function, "inputs": list(inputs),
-                      "value_inputs": [value] if value else []})
+        nodes.append({"function": function, "inputs": list(inputs), "value_inputs": [value] if value else []})
         return len(nodes) - 1
 
     def add_group(group):

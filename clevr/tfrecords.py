@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from . import layout
-from .layout import SPLITS, DamagedFile, DataError, atomic_write, is_shard, questions_file, record_files
+from .layout import SPLITS, DamagedFile, DataError, atomic_write, is_shard, json_file, record_files
 from .questions import VALUES
 
 _stderr = os.dup(2)
@@ -32,7 +32,6 @@ SIDE = 224
 IMAGE_BYTES = SIDE * SIDE * 3 * 4                   # int32
 FRAME_BYTES = 16                                    # around each record: length and checksums
 SHARD_IMAGES = 128                                  # 77 MB a file
-FILTER = Image.Resampling.BILINEAR                  # Pillow's: averages as it shrinks, no ringing
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")      # of Pillow: RGB can show all their colours
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 COMPRESSED = {b"\x1f\x8b": "(gzip): gunzip it", b"\x78\x9c": "(zlib): decompress it"}    # by the first bytes
@@ -41,27 +40,17 @@ COMPRESSED = {b"\x1f\x8b": "(gzip): gunzip it", b"\x78\x9c": "(zlib): decompress
 def convert(src, out, limit, workers):
     """Writes `out`/{train,val}/*.tfrecords from the CLEVR v1.0 folder `src`, the first `limit` images of each
     split or all (None), or resumes. Raises DataError if `src` is incomplete or `out` holds other files."""
-    for split in SPLITS:
-        for path in (src / "images" / split, questions_file(src, split)):
-            if not path.exists():
-                raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
-    claim(out, src, limit)
-    for split in SPLITS:
-        if not is_complete(out, split):
-            pairs = read_pairs(questions_file(src, split), limit)
-            write_shards(src / "images" / split, pairs, out / split, workers)
-
-
-def claim(out, src, limit):
-    """Notes in `out` what it is made from, or raises DataError if it holds records of something else."""
     hashes = {}
     for split in SPLITS:
-        with open(questions_file(src, split), "rb") as file:
+        questions = json_file(src, "questions", split)
+        for path in (src / "images" / split, questions):
+            if not path.exists():
+                raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
+        with open(questions, "rb") as file:
             info = next(layout.read_json(file, "info"), {})
             hashes[split] = hashlib.sha256(mmap(file.fileno(), 0, access=ACCESS_READ)).hexdigest()
     job = json.dumps({"limit": limit, "questions_sha256": hashes}, indent=1) + "\n"
-    files = [path for split in SPLITS for path in record_files(out, split)]
-    manifest = out / layout.MANIFEST
+    files, manifest = record_files(out), out / layout.MANIFEST
     if files and not (all(map(is_shard, files)) and manifest.exists() and manifest.read_text() == job):
         raise DataError(f"{out} holds TFRecords of another source or limit: empty it, or name another folder")
     source = info.get("description", f"CLEVR v{info.get('version', '1.0')}") + "\n"
@@ -69,6 +58,10 @@ def claim(out, src, limit):
     for path, text in (manifest, job), (out / "source.txt", source):
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    for split in SPLITS:
+        if not is_complete(out, split):
+            pairs = read_pairs(json_file(src, "questions", split), limit)
+            write_shards(src / "images" / split, pairs, out / split, workers)
 
 
 def is_complete(data, split):
@@ -110,19 +103,17 @@ def write_shards(images, pairs, folder, workers):
     shards = [pairs[i:i + SHARD_IMAGES] for i in range(0, len(pairs), SHARD_IMAGES)]
     paths = [folder / layout.shard_name(folder.name, i, len(shards)) for i in range(len(shards))]
     todo = {path: shard for path, shard in zip(paths, shards, strict=True) if not path.exists()}
-    missing = sum(map(len, todo.values()))
-    need, free = missing * IMAGE_BYTES, shutil.disk_usage(folder.parent).free
+    need, free = sum(map(len, todo.values())) * IMAGE_BYTES, shutil.disk_usage(folder.parent).free
     if need > free:
         raise DataError(f"{folder} needs {need / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f}: "
                         "make room, name another folder, or give a smaller --limit")
-    with (tqdm(desc=f"{folder.name}: records", total=len(pairs), initial=len(pairs) - missing,
-               unit="image") as bar, ThreadPoolExecutor(workers) as pool):
-        for written in pool.map(partial(write_shard, images), todo, todo.values()):
-            bar.update(written)
+    with ThreadPoolExecutor(workers) as pool:
+        written = pool.map(partial(write_shard, images), todo, todo.values())
+        list(tqdm(written, f"{folder.name}: records", len(todo), unit="file"))
 
 
 def write_shard(images, path, shard):
-    """Writes one file of records, the same bytes for the same arguments; returns their number."""
+    """Writes one file of records, the same bytes for the same arguments."""
     with atomic_write(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for name, pairs in shard:
             example = tf.train.Example()
@@ -132,7 +123,6 @@ def write_shard(images, path, shard):
                 feature["question"].bytes_list.value.append(question.encode())
                 feature["answer"].bytes_list.value.append(answer.encode())
             writer.write(example.SerializeToString(deterministic=True))
-    return len(shard)
 
 
 def read_pixels(path):
@@ -143,7 +133,8 @@ def read_pixels(path):
             if image.mode not in RGB_MODES or image.convert("RGBA").getextrema()[3][0] < 255:
                 raise DataError(f"{path} is transparent, or its mode, {image.mode}, holds more than RGB of 8 "
                                 "bits: save it as an 8-bit RGB PNG")
-            return np.asarray(image.convert("RGB").resize((SIDE, SIDE), FILTER), "<i4")
+            # Pillow's bilinear filter averages as it shrinks, without ringing.
+            return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR), "<i4")
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): fetch or make it again") from None
 
@@ -176,15 +167,13 @@ def check(data):
         files = record_files(data, split)
         if not files:
             raise DataError(f"{data / split} holds no .tfrecords files: see data/README.md")
-        is_ours = (data / layout.MANIFEST).exists() and any(map(is_shard, files))
-        if is_ours and not is_complete(data, split):
+        if (data / layout.MANIFEST).exists() and any(map(is_shard, files)) and not is_complete(data, split):
             raise DataError(f"{data / split} lacks files, convert was interrupted: run it again")
-    files = [(split, path) for split in SPLITS for path in record_files(data, split)]
     tallies = {split: Tally() for split in SPLITS}
-    size = sum(path.stat().st_size for _, path in files)
+    size = sum(path.stat().st_size for path in record_files(data))
     with tqdm(desc="checking", total=size, unit="B", unit_scale=True) as bar:
-        for split, path in files:
-            check_file(path, tallies[split], tallies["train"].answers, bar)
+        for path in record_files(data):
+            check_file(path, tallies[path.parent.name], tallies["train"].answers, bar)
     return tallies
 
 
