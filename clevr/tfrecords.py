@@ -199,7 +199,8 @@ def check_file(path, tally, known, bar):
         if size < path.stat().st_size:      # TensorFlow takes a truncated frame for the end of the file
             raise tf.errors.DataLossError(None, None, "truncated")
     except tf.errors.DataLossError as error:
-        compressed = COMPRESSED.get(path.read_bytes()[:2])
+        with open(path, "rb") as file:
+            compressed = COMPRESSED.get(file.read(2))
         if number == 0 and compressed:
             raise DataError(f"{path} is compressed {compressed}") from None
         kind = "truncated, the file ends within it" if "truncated" in error.message else "bad CRC"
