@@ -22,23 +22,20 @@ examples:
 
 
 def main():
-    """Runs the command; returns the exit status."""
+    """Runs the command; returns what `sys.exit` takes: None, an error to print, or a status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")      # no notices
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"               # nothing here needs a GPU
     try:
-        run(**vars(parser().parse_args()))
+        run(**vars(parse_arguments()))
     except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return f"error: {error}"
     except BrokenProcessPool:
-        print("error: a worker process was killed (out of memory?): give the same command again, "
-              "or generate with fewer --workers", file=sys.stderr)
-        return 1
+        return ("error: a worker process was killed (out of memory?): give the same command again, "
+                "or generate with fewer --workers")
     except KeyboardInterrupt:
         print("interrupted: the same command resumes from here", file=sys.stderr)
         return 130
-    return 0
 
 
 def run(command, **arguments):
@@ -56,47 +53,49 @@ def run(command, **arguments):
         report(tallies)
 
 
-def parser():
+def parse_arguments():
     parser = argparse.ArgumentParser(
         "python -m clevr", description="Makes CLEVR-like data, and TFRecords from CLEVR or from it.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add_command(name, summary, details):
-        return commands.add_parser(name, help=summary, description=f"{name} {summary}. {details}")
+    def add_command(name, summary, details, **folders):
+        command = commands.add_parser(name, help=summary, description=f"{name} {summary}. {details}")
+        for folder, what in folders.items():
+            command.add_argument(folder, type=Path, metavar=folder.upper(), help=what)
+        return command
 
-    def add_workers(command, what):
-        command.add_argument("--workers", type=at_least(1), default=default_workers(), metavar="K",
-                             help=f"{what} at work (%(default)s: what CPUs and memory allow)")
+    workers = {"type": at_least(1), "default": default_workers(), "metavar": "K",
+               "help": "how many work at once (%(default)s: what CPUs and memory allow)"}
 
     command = add_command("prepare", "makes, completes or only checks a data folder, as it needs",
-                          "Data that you brought are only checked. Our images stay in build/clevr-SIZE.")
-    command.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords, or empty")
+                          "Data that you brought are only checked. Our images stay in build/clevr-SIZE.",
+                          data="folder with train/ and val/ TFRecords, or empty")
     command.add_argument("--size", choices=SIZES, help="of our own data: " + ", ".join(
         f"{size} ({images['train']:,} + {images['val']:,} images)" for size, images in SIZES.items()))
     command.add_argument("--state", type=Path, metavar="FILE",
                          help="notes which files were found whole; they are not read again")
 
     command = add_command("generate", "makes scenes, images and questions in the layout of CLEVR v1.0",
-                          "The same seed makes the same set. The same command resumes an interrupted run.")
-    command.add_argument("out", metavar="OUT", help="folder to make")
+                          "The same seed makes the same set. The same command resumes an interrupted run.",
+                          out="folder to make")
     command.add_argument("--train", type=at_least(1), required=True, metavar="N", help="training images")
     command.add_argument("--val", type=at_least(1), required=True, metavar="M", help="validation images")
     command.add_argument("--seed", type=at_least(0), required=True, metavar="S", help="0, 1, ...: which set")
-    add_workers(command, "processes")
+    command.add_argument("--workers", **workers)
 
     command = add_command("convert", "writes the coursework's TFRecords from the layout of CLEVR v1.0",
-                          "An image takes 0.6 MB. The same command resumes an interrupted run.")
-    command.add_argument("src", metavar="SRC", help="folder with images/{train,val}/*.png and "
-                                                    "questions/CLEVR_{train,val}_questions.json")
-    command.add_argument("out", metavar="OUT", help="folder for train/ and val/ *.tfrecords")
+                          "An image takes 0.6 MB. The same command resumes an interrupted run.",
+                          src="folder with images/{train,val}/*.png and "
+                              "questions/CLEVR_{train,val}_questions.json",
+                          out="folder for train/ and val/ *.tfrecords")
     command.add_argument("--limit", type=at_least(1), metavar="N", help="only N images of each split")
-    add_workers(command, "threads")
+    command.add_argument("--workers", **workers)
 
-    command = add_command("check", "reads all TFRecords and counts what they hold",
-                          "Ends at the first error, which names the file, the record and the remedy.")
-    command.add_argument("data", metavar="DATA", help="folder with train/ and val/ TFRecords")
-    return parser
+    add_command("check", "reads all TFRecords and counts what they hold",
+                "Ends at the first error, which names the file, the record and the remedy.",
+                data="folder with train/ and val/ TFRecords")
+    return parser.parse_args()
 
 
 def at_least(least):

@@ -10,7 +10,6 @@ WORDS = {"large": ("large", "big"), "small": ("small", "tiny"),
 SIDES = {"left": ("left of", "to the left of", "on the left side of"),
          "right": ("right of", "to the right of", "on the right side of"),
          "front": ("in front of",), "behind": ("behind",)}
-SINGULAR = {"are": "is", "have": "has"}
 IT_FRACTION = 0.3       # of the questions that could, introduce the reference first: "There is a cube; ..."
 BARE_FRACTION = 0.25    # of single relations are told without "that is"
 
@@ -162,4 +161,4 @@ class Mention:
         verb, rest = self.predicate()
         if len(self.group.relations) == 1 and self.rng.random() < BARE_FRACTION:
             return " " + (f"of {rest}" if self.same and not rest.startswith("made") else rest)
-        return f" that {verb if be == 'are' else SINGULAR[verb]} {rest}"
+        return f" that {verb if be == 'are' else dict(are='is', have='has')[verb]} {rest}"

@@ -4,7 +4,6 @@ https://cs.stanford.edu/people/jcjohns/clevr/, and the data folder of TFRecords.
 import os
 import re
 from contextlib import contextmanager
-from pathlib import Path
 
 import ijson
 
@@ -20,31 +19,25 @@ class DataError(Exception):
 class DamagedFile(DataError):
     """A file of records, `path`, that does not hold what was written to it, or not what it must."""
 
-    def __init__(self, path, message):
-        super().__init__(f"{path}: {message}")
+    def __init__(self, path, problem):
+        super().__init__(f"{path}: {problem}: delete the file, then fetch or convert it again")
         self.path = path
 
 
-def image_name(split, index):
-    return f"CLEVR_{split}_{index:06d}.png"
+def image_file(root, split, index):
+    return root / "images" / split / f"CLEVR_{split}_{index:06d}.png"
 
 
-def images_folder(root, split):
-    return Path(root) / "images" / split
+def json_file(root, kind, split):
+    """The "scenes" or the "questions" of a split."""
+    return root / kind / f"CLEVR_{split}_{kind}.json"
 
 
-def scenes_file(root, split):
-    return Path(root) / "scenes" / f"CLEVR_{split}_scenes.json"
-
-
-def questions_file(root, split):
-    return Path(root) / "questions" / f"CLEVR_{split}_questions.json"
-
-
-def record_files(data, split):
-    """The TFRecords of a split, in the order in which they are read."""
+def record_files(data, *splits):
+    """The TFRecords of these splits, or of all, in the order in which they are read."""
     # Also *.tfrecord and *.tfrecord-00000-of-00010. Half-written files begin with a dot.
-    return sorted(path for path in (Path(data) / split).glob("[!.]*tfrecord*") if path.is_file())
+    return sorted(path for split in splits or SPLITS for path in (data / split).glob("[!.]*tfrecord*")
+                  if path.is_file())
 
 
 def shard_name(split, index, count):
@@ -58,22 +51,7 @@ def is_shard(path):
 
 def description(seed, images):
     """How our own data describe themselves: in the info of their JSON files and in source.txt."""
-    sizes = f"{images['train']} + {images['val']} images"
-    return f"{OURS} (seed {seed}, {sizes})"
-
-
-def scene_record(split, index, scene):
-    """The official record of a scene: a dict ready for JSON."""
-    return {"image_index": index, "objects": scene.objects, "relationships": scene.relationships,
-            "image_filename": image_name(split, index), "split": split, "directions": scene.directions}
-
-
-def question_record(scene, index, question):
-    """The official record of the split's `index`-th question, which is about `scene` (a record)."""
-    return {"image_index": scene["image_index"], "program": question["program"],
-            "question_index": index, "image_filename": scene["image_filename"],
-            "question_family_index": question["question_family_index"], "split": scene["split"],
-            "answer": question["answer"], "question": question["question"]}
+    return f"{OURS} (seed {seed}, {images['train']} + {images['val']} images)"
 
 
 def read_json(file, prefix):

@@ -20,17 +20,16 @@ def prepare(data, size=None, state=None):
     noted in the file `state`: if they are still the same, nothing is read and None is returned.
 
     Raises DataError if the data are damaged, or are there but not of the `size` that is asked for."""
-    data = Path(data)
-    if not any(record_files(data, split) for split in SPLITS):
+    if not record_files(data):
         for path in data.rglob("[!.]*tfrecord*"):
             raise DataError(f"{path} is neither in {data / 'train'} nor in {data / 'val'}: move it there")
         ours, size = True, size or "small"
     else:
-        ours, found = read_origin(data)
+        found = stated_size(data)
         if size not in (None, found):
             raise DataError(f"{data} holds other data than those of size {size}: empty it, "
                             "or name another folder (make DATA_DIR=...)")
-        size = found
+        ours, size = found is not None and (data / layout.MANIFEST).exists(), found
     if state and state.exists() and state.read_bytes() == list_files(data):
         return None
     # Not before: TensorFlow takes seconds.
@@ -55,23 +54,21 @@ def prepare(data, size=None, state=None):
     return tallies
 
 
-def read_origin(data):
-    """Whether the data are proved to be ours, and of which size they say they are (None: neither).
+def stated_size(data):
+    """Of which size of ours the data say they are; None if they do not.
 
     Raises DataError if there are other files beside what says that the data are ours."""
     source = data / "source.txt"
     text = source.read_text(encoding="utf-8", errors="replace").strip() if source.exists() else ""
     if text.startswith(layout.OURS):
-        for path in (path for split in SPLITS for path in record_files(data, split)):
+        for path in record_files(data):
             if not layout.is_shard(path):
                 raise DataError(f"{path} is not of the data that {source} describes: empty {data} but for "
                                 "README.md, then bring one set of data")
-    found = next((size for size in SIZES if text == layout.description(SEED, SIZES[size])), None)
-    return found is not None and (data / layout.MANIFEST).exists(), found
+    return next((size for size in SIZES if text == layout.description(SEED, SIZES[size])), None)
 
 
 def list_files(data):
     """Names, sizes and times of change of the TFRecords, as bytes."""
-    files = {str(path): (path.stat().st_size, path.stat().st_mtime_ns)
-             for split in SPLITS for path in record_files(data, split)}
+    files = {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in record_files(data)}
     return json.dumps(files, indent=1).encode()

@@ -33,6 +33,12 @@ DIRECTIONS = ("left", "right", "behind", "front")
 DESCRIPTIONS = list(product(*((None, *VALUES[attribute]) for attribute in ATTRIBUTES)))
 INDEX = {description: i for i, description in enumerate(DESCRIPTIONS)}
 NOTHING = len(DESCRIPTIONS)     # index of a description that fits no object
+# SHORTER[i]: the descriptions with one word less, by index, padded to four with NOTHING
+# IMPLIED[i, j]: whether all that fits description i fits j; SILENT[i, a]: whether i is without attribute a
+SHORTER = np.array([[INDEX[description[:i] + (None,) + description[i + 1:]] if word else NOTHING
+                     for i, word in enumerate(description)] for description in DESCRIPTIONS])
+WORDS, SILENT = np.array(DESCRIPTIONS), np.equal(DESCRIPTIONS, None)    # (324, 4)
+IMPLIED = (SILENT | (WORDS == WORDS[:, None])).all(2)
 
 
 class Relation(NamedTuple):
@@ -60,26 +66,8 @@ class Question(NamedTuple):
     outer: tuple | None = None      # description that holds on both sides of "or"
 
 
-def shorter(description):
-    """The descriptions with one word less, by index, padded to four with NOTHING."""
-    return [INDEX[description[:i] + (None,) + description[i + 1:]] if word else NOTHING
-            for i, word in enumerate(description)]
-
-
-SHORTER = np.array([shorter(description) for description in DESCRIPTIONS])      # (324, 4)
-# IMPLIED[i, j]: whether all that fits description i fits j; SILENT[a]: which descriptions say nothing of a
-IMPLIED = np.array([[all(word in (None, own) for own, word in zip(description, other, strict=True))
-                     for other in DESCRIPTIONS] for description in DESCRIPTIONS])
-SILENT = {attribute: np.equal([description[i] for description in DESCRIPTIONS], None)
-          for i, attribute in enumerate(ATTRIBUTES)}
-
-
 class NoQuestion(Exception):
     """The random choices led nowhere."""
-
-
-def bit_set(indices):
-    return sum(1 << i for i in indices)
 
 
 class SceneSets:
@@ -88,10 +76,10 @@ class SceneSets:
     def __init__(self, scene):
         self.objects = objects = scene["objects"]
         self.all = (1 << len(objects)) - 1
-        having = {value: bit_set(i for i, thing in enumerate(objects) if thing[attribute] == value)
+        having = {value: sum(1 << i for i, thing in enumerate(objects) if thing[attribute] == value)
                   for attribute in ATTRIBUTES for value in VALUES[attribute]}
         # related[function, direction][i]: the objects in this relation to object i
-        self.related = {("relate", direction): [bit_set(indices) for indices in rows]
+        self.related = {("relate", direction): [sum(1 << i for i in indices) for indices in rows]
                         for direction, rows in scene["relationships"].items()}
         for attribute in ATTRIBUTES:
             self.related[f"same_{attribute}", None] = [
@@ -113,9 +101,11 @@ class SceneSets:
         return [self.in_all(relations[:i] + relations[i + 1:]) & ~relation.reference.members
                 for i, relation in enumerate(relations)]
 
-    def candidates(self, relations, omit):
-        """The objects that fit each description and the relations, int (324,), and whether it is without the
-        attributes in `omit`, and neither a word nor a relation makes no difference, bool (324,)."""
+    def sample_objects(self, rng, relations=(), omit=(), unique=(), exclude=None):
+        """A group of any number of objects, also none; with `exclude`, a single object outside this set. It
+        is described without the attributes in `omit`, and neither a word nor a relation can be left out. None
+        if there is none. Descriptions that imply one of `unique` are not allowed: there is but one red cube
+        if the question says "the red cube"."""
         key = inside, *rests = self.in_all(relations), *self.leave_one_out(relations)
         if key not in self.cache:
             members = self.fitting & inside
@@ -126,37 +116,24 @@ class SceneSets:
             self.cache[key] = members[:NOTHING], minimal
         members, allowed = self.cache[key]
         for attribute in omit:
-            allowed = allowed & SILENT[attribute]
-        return members, allowed
+            allowed = allowed & SILENT[:, ATTRIBUTES.index(attribute)]
+        for description in unique:
+            allowed = allowed & ~IMPLIED[:, INDEX[description]]
+        if exclude is not None:
+            allowed = allowed & (np.bitwise_count(members) == 1) & (members & exclude == 0)
+        options = np.flatnonzero(allowed)
+        if options.size:
+            # Larger groups come more often: evenly drawn groups have 0 or 1 objects more often than CLEVR's.
+            cumulative = np.cumsum(1 + np.bitwise_count(members[options]) / 2)
+            choice = options[np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")]
+            return Group(DESCRIPTIONS[choice], relations, int(members[choice]))
 
     def sample_object(self, rng, relations=(), omit=(), exclude=0):
-        """A group of a single object, not one of `exclude`, described without the attributes in `omit`.
-        Raises NoQuestion if there is none."""
-        members, allowed = self.candidates(relations, omit)
-        single = (members > 0) & (members & members - 1 == 0) & (members & exclude == 0)
-        group = sample_group(rng, allowed & single, members, relations)
+        """A group of a single object, as above; raises NoQuestion if that fails."""
+        group = self.sample_objects(rng, relations, omit, exclude=exclude)
         if group is None:
             raise NoQuestion
         return group
-
-    def sample_objects(self, rng, relations=(), omit=(), unique=()):
-        """A group of any number of objects, also none; None if no description is allowed. Descriptions that
-        imply one of `unique` are not: there is but one red cube if the question says "the red cube"."""
-        members, allowed = self.candidates(relations, omit)
-        for description in unique:
-            allowed = allowed & ~IMPLIED[:, INDEX[description]]
-        return sample_group(rng, allowed, members, relations)
-
-
-def sample_group(rng, allowed, members, relations):
-    """A Group with one of the descriptions that are `allowed`, bool (324,); None if none is."""
-    options = np.flatnonzero(allowed)
-    if not options.size:
-        return None
-    # Larger groups come more often: evenly drawn groups have 0 or 1 objects more often than CLEVR's.
-    cumulative = np.cumsum(1 + np.bitwise_count(members[options]) / 2)
-    choice = options[np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")]
-    return Group(DESCRIPTIONS[choice], relations, int(members[choice]))
 
 
 def sample_relation(rng, reference):
@@ -247,30 +224,26 @@ def comparison(sets, rng, function, related):
     return Question(function, *pair)
 
 
-def single_or(sets, rng, function, related, attribute):
+def single_or(sets, rng, related, attribute):
     groups = two_groups(sets, rng, related, (attribute,) if attribute else ())
-    if nested(*groups):
-        return None
-    outer = tuple(pick(rng, VALUES[name]) if name == attribute else None for name in ATTRIBUTES)
-    question = Question(function, *groups, outer)
-    if is_minimal(sets, question):
-        return question
+    if not nested(*groups):
+        outer = tuple(pick(rng, VALUES[name]) if name == attribute else None for name in ATTRIBUTES)
+        question = Question("count", *groups, outer)
+        return question if is_minimal(sets, question) else None
 
 
 def is_minimal(sets, question):
     """Whether no word and no relation can be left out on either side of an "or"."""
     x, y = question.group, question.other
-    outer, fitting = int(sets.fitting[INDEX[question.outer]]), sets.fitting
+    fitting, outer = sets.fitting, sets.fitting[INDEX[question.outer]]
     members = outer & (x.members | y.members)
     relaxed = [x.members | y.members] if any(question.outer) else []
     for group, others in ((x, y.members), (y, x.members)):
         if outer & group.members and not outer & group.members & ~others:
             return False
-        inside = sets.in_all(group.relations)
-        relaxed += [outer & (int(fitting[i]) & inside | others)
-                    for i in shorter(group.description) if i != NOTHING]
-        relaxed += [outer & (int(fitting[INDEX[group.description]]) & rest | others)
-                    for rest in sets.leave_one_out(group.relations)]
+        index, inside = INDEX[group.description], sets.in_all(group.relations)
+        relaxed += [outer & (fitting[i] & inside | others) for i in SHORTER[index] if i != NOTHING]
+        relaxed += [outer & (fitting[index] & rest | others) for rest in sets.leave_one_out(group.relations)]
     return members not in relaxed
 
 
@@ -287,11 +260,9 @@ FAMILIES = [
       for function in ("exist", "count") for attribute in ATTRIBUTES),
     *((same_relate, f"query_{asked}", attribute, None) for attribute in ATTRIBUTES
       for asked in ATTRIBUTES if asked != attribute),
-    *((single_or, "count", (False, False), attribute) for attribute in (None, "size", "color")),
-    (single_or, "count", (True, True), None),
-    *((single_or, "count", (False, False), attribute) for attribute in ("material", "shape")),
-    (single_or, "count", (True, False), None),
-    (single_or, "count", (False, True), None),
+    *((single_or, (x, y), attribute) for x, y, attribute in (
+        (False, False, None), (False, False, "size"), (False, False, "color"), (True, True, None),
+        (False, False, "material"), (False, False, "shape"), (True, False, None), (False, True, None))),
     *((hops, function, count) for count in (1, 2) for function in ASKED),
     *((hops, function, 0) for function in ("count", "exist", "query_shape", "query_material",
                                            "query_color", "query_size")),
@@ -304,10 +275,8 @@ def answer_to(question, sets):
     members = [group.members for group in (question.group, question.other) if group]
     if question.outer:
         members = [int(sets.fitting[INDEX[question.outer]]) & (members[0] | members[1])]
-    if attribute in ATTRIBUTES:
-        operands = [sets.objects[one.bit_length() - 1][attribute] for one in members]
-    else:
-        operands = [some.bit_count() for some in members]
+    operands = [sets.objects[some.bit_length() - 1][attribute] if attribute in ATTRIBUTES
+                else some.bit_count() for some in members]
     if verb in ("count", "query"):
         return str(*operands)
     test = {"exist": bool, "equal": operator.eq, "less": operator.lt, "greater": operator.gt}[verb]
@@ -319,8 +288,7 @@ def program(question):
     nodes, function = [], question.function
 
     def add(function, *inputs, value=None):
-        nodes.append({"function": function, "inputs": list(inputs),
-                      "value_inputs": [value] if value else []})
+        nodes.append({"function": function, "inputs": list(inputs), "value_inputs": [value] if value else []})
         return len(nodes) - 1
 
     def add_group(group):
@@ -353,15 +321,15 @@ def ask(scene, rng, counts):
     """Ten questions about a scene, or fewer if it allows no more.
 
     `scene` has the `objects` and `relationships` of CLEVR's scene files; `rng` is a NumPy generator.
-    `counts` maps (family, answer) to how often it was given. It starts empty and is passed on from scene
-    to scene of a split; it keeps families and answers in balance."""
-    sets, asked, questions = SceneSets(scene), Counter(), []
-    for (family, _), count in counts.items():
-        asked[family] += count
-    for family in sorted(rng.permutation(len(FAMILIES)).tolist(), key=asked.__getitem__):
-        question, answer = sample_balanced(sets, rng, family, counts)
+    `counts` maps each family to a Counter of its answers. It starts empty and is passed on from scene to
+    scene of a split; it keeps families and answers in balance."""
+    sets, questions = SceneSets(scene), []
+    for family in range(len(FAMILIES)):
+        counts.setdefault(family, Counter())
+    for family in sorted(rng.permutation(len(FAMILIES)).tolist(), key=lambda family: counts[family].total()):
+        question, answer = sample_balanced(sets, rng, FAMILIES[family], counts[family])
         if question:
-            counts[family, answer] = counts.get((family, answer), 0) + 1
+            counts[family][answer] += 1
             questions.append({"question": say(question, rng), "answer": answer, "program": program(question),
                               "question_family_index": family})
         if len(questions) == QUESTIONS_PER_SCENE:
@@ -371,12 +339,12 @@ def ask(scene, rng, counts):
 
 def sample_balanced(sets, rng, family, counts):
     """A question of a family and its answer, which the family has not had too often; else None, None."""
-    sample, *arguments = FAMILIES[family]
+    sample, *arguments = family
     for _ in range(TRIES):
         with suppress(NoQuestion):
             if question := sample(sets, rng, *arguments):
                 answer = answer_to(question, sets)
-                others = [n for (other, name), n in counts.items() if other == family and name != answer]
-                if counts.get((family, answer), 0) <= 1.1 * max(others, default=0) + 1:
+                others = max((count for other, count in counts.items() if other != answer), default=0)
+                if counts[answer] <= 1.1 * others + 1:
                     return question, answer
     return None, None

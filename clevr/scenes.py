@@ -6,9 +6,9 @@ from collections import namedtuple
 import numpy as np
 
 from . import render
-from .render import COLORS, HEIGHT, LENS_X, LENS_Y, SHAPES, SIZES, WIDTH, camera_axes
+from .questions import VALUES
+from .render import HEIGHT, LENS_X, LENS_Y, SIZES, WIDTH, camera_axes
 
-MATERIALS = ("rubber", "metal")
 MIN_OBJECTS, MAX_OBJECTS = 3, 10
 HALF_SIDE = 3.0                 # objects stand in a square of twice this side
 MIN_GAP = 0.25                  # between surfaces, by radius
@@ -29,24 +29,21 @@ Scene = namedtuple("Scene", "objects directions relationships rig")
 def sample_scene(rng):
     """A scene that keeps all of CLEVR's rules, sampled with the NumPy generator `rng`."""
     rig = Rig(*(np.array(position) + rng.uniform(-jitter, jitter, 3) for position, jitter in RIG.values()))
-    directions = view_directions(rig.camera)
+    right, up, forward = camera_axes(rig.camera)
+    behind = forward * (1, 1, 0) / np.hypot(forward[0], forward[1])
+    vectors = {"right": right, "left": -right, "behind": behind, "front": -behind,
+               "above": np.array((0.0, 0.0, 1.0)), "below": np.array((0.0, 0.0, -1.0))}
+    directions = {name: vector.tolist() for name, vector in vectors.items()}
     count = rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1)
     objects = None
     while objects is None or visible_pixels(objects, rig).min() < MIN_PIXELS:
         objects = place_objects(rng, count, directions)
     for thing in objects:
-        x, y, depth = project(thing["3d_coords"], rig.camera)
-        thing["pixel_coords"] = [round(x), round(y), float(depth)]
+        offset = thing["3d_coords"] - rig.camera
+        depth = offset @ forward
+        thing["pixel_coords"] = [round(WIDTH / 2 * (1 + offset @ right / depth / LENS_X)),
+                                 round(HEIGHT / 2 * (1 - offset @ up / depth / LENS_Y)), float(depth)]
     return Scene(objects, directions, relate(objects, directions), rig)
-
-
-def view_directions(camera):
-    """The six directions of a scene file; left, right, front and behind lie in the ground plane."""
-    right, up, forward = camera_axes(camera)
-    behind = forward * (1, 1, 0) / np.hypot(forward[0], forward[1])
-    vectors = {"right": right, "left": -right, "behind": behind, "front": -behind,
-               "above": np.array((0.0, 0.0, 1.0)), "below": np.array((0.0, 0.0, -1.0))}
-    return {name: vector.tolist() for name, vector in vectors.items()}
 
 
 def place_objects(rng, count, directions):
@@ -54,7 +51,7 @@ def place_objects(rng, count, directions):
     ground = np.array([directions["right"][:2], directions["behind"][:2]])
     sizes, positions, objects = np.empty(count), np.empty((count, 2)), []
     for i in range(count):
-        size = rng.choice(list(SIZES))
+        size = str(rng.choice(VALUES["size"]))
         sizes[i] = SIZES[size]
         for _ in range(PLACE_TRIES):
             positions[i] = rng.uniform(-HALF_SIDE, HALF_SIDE, 2)
@@ -64,10 +61,10 @@ def place_objects(rng, count, directions):
                 break
         else:
             return None
-        objects.append({"shape": str(rng.choice(list(SHAPES))), "size": str(size),
-                        "material": str(rng.choice(MATERIALS)), "color": str(rng.choice(list(COLORS))),
-                        "3d_coords": [*positions[i].tolist(), SIZES[size]],
-                        "rotation": rng.uniform(0, 360)})
+        objects.append({"shape": str(rng.choice(VALUES["shape"])), "size": size,
+                        "material": str(rng.choice(VALUES["material"])),
+                        "color": str(rng.choice(VALUES["color"])),
+                        "3d_coords": [*positions[i].tolist(), SIZES[size]], "rotation": rng.uniform(0, 360)})
     return objects
 
 
@@ -75,15 +72,6 @@ def visible_pixels(objects, rig):
     """How many pixels of each object are visible at 480x320, occlusion included: (n,) int64."""
     ids = render.visible_solids(render.solids_of(objects), render.view_of(rig.camera), WIDTH, HEIGHT)
     return np.bincount(ids[ids >= 0], minlength=len(objects))
-
-
-def project(point, camera):
-    """Where a point (3,) appears in the image: x, y in pixels, and its depth along the line of sight."""
-    right, up, forward = camera_axes(camera)
-    offset = np.asarray(point) - camera
-    depth = offset @ forward
-    return (WIDTH / 2 * (1 + offset @ right / depth / LENS_X),
-            HEIGHT / 2 * (1 - offset @ up / depth / LENS_Y), depth)
 
 
 def relate(objects, directions):

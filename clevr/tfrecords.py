@@ -10,8 +10,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
-from pathlib import Path
+from mmap import ACCESS_READ, mmap
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -19,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from . import layout
-from .layout import SPLITS, DamagedFile, DataError, atomic_write, is_shard, questions_file, record_files
+from .layout import SPLITS, DamagedFile, DataError, atomic_write, is_shard, json_file, record_files
 from .questions import VALUES
 
 _stderr = os.dup(2)
@@ -33,93 +32,70 @@ SIDE = 224
 IMAGE_BYTES = SIDE * SIDE * 3 * 4                   # int32
 FRAME_BYTES = 16                                    # around each record: length and checksums
 SHARD_IMAGES = 128                                  # 77 MB a file
-FILTER = Image.Resampling.BILINEAR                  # Pillow's: averages as it shrinks, no ringing
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")      # of Pillow: RGB can show all their colours
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 COMPRESSED = {b"\x1f\x8b": "(gzip): gunzip it", b"\x78\x9c": "(zlib): decompress it"}    # by the first bytes
-REMEDY = "delete the file, then fetch or convert it again"
 
 
 def convert(src, out, limit, workers):
     """Writes `out`/{train,val}/*.tfrecords from the CLEVR v1.0 folder `src`, the first `limit` images of each
     split or all (None), or resumes. Raises DataError if `src` is incomplete or `out` holds other files."""
-    src, out = Path(src), Path(out)
-    for path in [locate(src, split) for split in SPLITS for locate in (layout.images_folder, questions_file)]:
-        if not path.exists():
-            raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
-    claim(out, src, limit)
+    hashes = {}
     for split in SPLITS:
-        if not is_complete(out, split):
-            pairs = read_pairs(questions_file(src, split), limit)
-            write_shards(layout.images_folder(src, split), pairs, out / split, workers)
-
-
-def claim(out, src, limit):
-    """Notes in `out` what it is made from, or raises DataError if it holds records of something else."""
-    hashes = {split: sha256(questions_file(src, split)) for split in SPLITS}
+        questions = json_file(src, "questions", split)
+        for path in (src / "images" / split, questions):
+            if not path.exists():
+                raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
+        with open(questions, "rb") as file:
+            info = next(layout.read_json(file, "info"), {})
+            hashes[split] = hashlib.sha256(mmap(file.fileno(), 0, access=ACCESS_READ)).hexdigest()
     job = json.dumps({"limit": limit, "questions_sha256": hashes}, indent=1) + "\n"
-    files = [path for split in SPLITS for path in record_files(out, split)]
-    manifest = out / layout.MANIFEST
+    files, manifest = record_files(out), out / layout.MANIFEST
     if files and not (all(map(is_shard, files)) and manifest.exists() and manifest.read_text() == job):
         raise DataError(f"{out} holds TFRecords of another source or limit: empty it, or name another folder")
-    with open(questions_file(src, "train"), "rb") as file:
-        info = next(layout.read_json(file, "info"), {})
     source = info.get("description", f"CLEVR v{info.get('version', '1.0')}") + "\n"
     # source.txt is one line that says what the data are, for whoever shows results.
     for path, text in (manifest, job), (out / "source.txt", source):
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    for split in SPLITS:
+        if not is_complete(out, split):
+            pairs = read_pairs(json_file(src, "questions", split), limit)
+            write_shards(src / "images" / split, pairs, out / split, workers)
 
 
 def is_complete(data, split):
     """Whether the data folder has all the shards of a split that their names promise."""
-    names = {path.name for path in record_files(data, split) if is_shard(path)}
-    count = max((int(name[-15:-10]) for name in names), default=0)
-    return count > 0 and names == {layout.shard_name(split, i, count) for i in range(count)}
+    names = [path.name for path in record_files(data, split) if is_shard(path)]
+    return names != [] and names == [layout.shard_name(split, i, len(names)) for i in range(len(names))]
 
 
 def read_pairs(source, limit):
-    """[(image file name, questions, answers), ...] from a questions file: 170 MB for CLEVR v1.0."""
-    pairs, seen = [], set()
+    """[(image file name, [(question, answer), ...]), ...] from a questions file: 200 MB for CLEVR v1.0."""
+    pairs = {}
     with (open(source, "rb") as file, tqdm.wrapattr(file, "read", source.stat().st_size,
                                                     desc=f"reading {source.name}") as stream):
-        for name, triples in groupby(read_triples(stream), lambda triple: triple[0]):
-            if name in seen:
-                raise DataError(f"{source}: the questions about {name} do not follow one another: "
-                                "sort them by image_index")
-            seen.add(name)
-            _, questions, answers = zip(*triples, strict=True)
-            pairs.append((name, questions, answers))
-            if len(pairs) == limit:
-                break
+        for number, record in enumerate(layout.read_json(stream, "questions.item"), 1):
+            try:
+                texts = name, question, answer = (
+                    record["image_filename"], record["question"], record["answer"])
+                if isinstance(answer, int):     # CLEVR's own generator writes numbers and booleans
+                    answer = {"True": "yes", "False": "no"}.get(str(answer), str(answer))
+                if not all(isinstance(text, str) for text in (name, question, answer)):
+                    raise TypeError(f"text: {texts} will not do")
+            except (KeyError, TypeError) as error:
+                raise DataError(f"{source}: question {number} lacks {error}: mend it, or bring a training or "
+                                "validation file (test has no answers)") from None
+            if pairs and name != next(reversed(pairs)):
+                if name in pairs:
+                    raise DataError(f"{source}: the questions about {name} do not follow one another: "
+                                    "sort them by image_index")
+                if len(pairs) == limit:
+                    break
+            pairs.setdefault(name, []).append((question, answer))
     if not pairs:
         raise DataError(f"{source} holds no questions: fetch or make it again")
-    return pairs
-
-
-def read_triples(file):
-    """Streams image file name, question and answer from an open questions file."""
-    for number, record in enumerate(layout.read_json(file, "questions.item"), 1):
-        try:
-            answer = record["answer"]
-            if isinstance(answer, int):     # CLEVR's own generator writes numbers and booleans
-                answer = {"True": "yes", "False": "no"}.get(str(answer), str(answer))
-            triple = record["image_filename"], record["question"], answer
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{file.name}: question {number} lacks {error}: "
-                            "bring a training or validation file (test has no answers)") from None
-        if not all(isinstance(text, str) for text in triple):
-            raise DataError(f"{file.name}: question {number} has {triple}, not text (or a whole number or "
-                            "boolean as its answer): mend or leave it out")
-        yield triple
+    return list(pairs.items())
 
 
 def write_shards(images, pairs, folder, workers):
@@ -127,23 +103,26 @@ def write_shards(images, pairs, folder, workers):
     shards = [pairs[i:i + SHARD_IMAGES] for i in range(0, len(pairs), SHARD_IMAGES)]
     paths = [folder / layout.shard_name(folder.name, i, len(shards)) for i in range(len(shards))]
     todo = {path: shard for path, shard in zip(paths, shards, strict=True) if not path.exists()}
-    missing = sum(map(len, todo.values()))
-    need, free = missing * IMAGE_BYTES, shutil.disk_usage(folder.parent).free
+    need, free = sum(map(len, todo.values())) * IMAGE_BYTES, shutil.disk_usage(folder.parent).free
     if need > free:
         raise DataError(f"{folder} needs {need / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f}: "
                         "make room, name another folder, or give a smaller --limit")
-    with (tqdm(desc=f"{folder.name}: records", total=len(pairs), initial=len(pairs) - missing,
-               unit="image") as bar, ThreadPoolExecutor(workers) as pool):
-        for written in pool.map(partial(write_shard, images), todo, todo.values()):
-            bar.update(written)
+    with ThreadPoolExecutor(workers) as pool:
+        written = pool.map(partial(write_shard, images), todo, todo.values())
+        list(tqdm(written, f"{folder.name}: records", len(todo), unit="file"))
 
 
-def write_shard(images, path, pairs):
-    """Writes one file of records; returns their number."""
+def write_shard(images, path, shard):
+    """Writes one file of records, the same bytes for the same arguments."""
     with atomic_write(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
-        for name, questions, answers in pairs:
-            writer.write(serialize(read_pixels(images / name), questions, answers))
-    return len(pairs)
+        for name, pairs in shard:
+            example = tf.train.Example()
+            feature = example.features.feature
+            feature["image"].bytes_list.value.append(read_pixels(images / name).tobytes())
+            for question, answer in pairs:
+                feature["question"].bytes_list.value.append(question.encode())
+                feature["answer"].bytes_list.value.append(answer.encode())
+            writer.write(example.SerializeToString(deterministic=True))
 
 
 def read_pixels(path):
@@ -151,23 +130,13 @@ def read_pixels(path):
     try:
         with Image.open(path) as image:
             # Of 16-bit colour, Pillow reads the high bytes, which is right; of 16-bit gray, it is not.
-            if image.mode not in RGB_MODES or (
-                    image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255):
+            if image.mode not in RGB_MODES or image.convert("RGBA").getextrema()[3][0] < 255:
                 raise DataError(f"{path} is transparent, or its mode, {image.mode}, holds more than RGB of 8 "
                                 "bits: save it as an 8-bit RGB PNG")
-            return np.asarray(image.convert("RGB").resize((SIDE, SIDE), FILTER), "<i4")
+            # Pillow's bilinear filter averages as it shrinks, without ringing.
+            return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR), "<i4")
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): fetch or make it again") from None
-
-
-def serialize(pixels, questions, answers):
-    """The bytes of a tf.train.Example, the same for the same arguments."""
-    values = {"image": [pixels.tobytes()], "question": [text.encode() for text in questions],
-              "answer": [text.encode() for text in answers]}
-    features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=value))
-                for name, value in values.items()}
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
 
 
 @dataclass
@@ -194,40 +163,35 @@ def check(data):
     """Reads all records of `data`/{train,val} and returns {"train": Tally, "val": Tally}.
 
     Raises DataError at the first error, with the file and the record's number, counted from 1."""
-    files = {split: record_files(data, split) for split in SPLITS}
     for split in SPLITS:
-        if not files[split]:
-            raise DataError(f"{Path(data) / split} holds no .tfrecords files: see data/README.md")
-        is_ours = (Path(data) / layout.MANIFEST).exists() and any(map(is_shard, files[split]))
-        if is_ours and not is_complete(data, split):
-            raise DataError(f"{Path(data) / split} lacks files, convert was interrupted: run it again")
-    train, val = Tally(), Tally()
-    size = sum(path.stat().st_size for split in SPLITS for path in files[split])
+        files = record_files(data, split)
+        if not files:
+            raise DataError(f"{data / split} holds no .tfrecords files: see data/README.md")
+        if (data / layout.MANIFEST).exists() and any(map(is_shard, files)) and not is_complete(data, split):
+            raise DataError(f"{data / split} lacks files, convert was interrupted: run it again")
+    tallies = {split: Tally() for split in SPLITS}
+    size = sum(path.stat().st_size for path in record_files(data))
     with tqdm(desc="checking", total=size, unit="B", unit_scale=True) as bar:
-        for path in files["train"]:
-            check_file(path, train, None, bar)
-        for path in files["val"]:
-            check_file(path, val, train.answers, bar)
-    return {"train": train, "val": val}
+        for path in record_files(data):
+            check_file(path, tallies[path.parent.name], tallies["train"].answers, bar)
+    return tallies
 
 
 def check_file(path, tally, known, bar):
-    """Adds the records of a file to `tally`. Answers must be among `known`, unless it is None."""
+    """Adds the records of a file to `tally`; then its answers must be among `known`."""
     tally.files += 1
-    with open(path, "rb") as file:
-        compressed = COMPRESSED.get(file.read(2))
     number = size = 0
     try:
         records = tf.data.TFRecordDataset(str(path)).prefetch(4)        # read ahead by a thread
         for number, record in enumerate(records.as_numpy_iterator(), 1):
             questions, answers = parse(record)
-            for answer in answers if known else ():
-                if answer not in known:
-                    raise DataError(f'{path}: record {number}: answer "{answer}" does not occur in training: '
-                                    "bring more training records, or leave this one out")
             tally.images += 1
             tally.questions += len(questions)
             tally.answers.update(answers)
+            for answer in answers:
+                if answer not in known:
+                    raise DataError(f'{path}: record {number}: answer "{answer}" does not occur in training: '
+                                    "bring more training records, or leave this one out")
             for question in questions:
                 tally.words.update(question.lower().translate(NO_PUNCTUATION).split())
             size += len(record) + FRAME_BYTES
@@ -235,14 +199,16 @@ def check_file(path, tally, known, bar):
         if size < path.stat().st_size:      # TensorFlow takes a truncated frame for the end of the file
             raise tf.errors.DataLossError(None, None, "truncated")
     except tf.errors.DataLossError as error:
+        with open(path, "rb") as file:
+            compressed = COMPRESSED.get(file.read(2))
         if number == 0 and compressed:
             raise DataError(f"{path} is compressed {compressed}") from None
         kind = "truncated, the file ends within it" if "truncated" in error.message else "bad CRC"
-        raise DamagedFile(path, f"record {number + 1}: {kind}: {REMEDY}") from None
+        raise DamagedFile(path, f"record {number + 1}: {kind}") from None
     except ValueError as error:
-        raise DamagedFile(path, f"record {number}: {error}: {REMEDY}") from None
+        raise DamagedFile(path, f"record {number}: {error}") from None
     if number == 0:
-        raise DamagedFile(path, f"empty, it holds no record 1: {REMEDY}")
+        raise DamagedFile(path, "empty, it holds no record 1")
 
 
 def parse(record):

@@ -1,12 +1,9 @@
-"""Worker processes: how many this machine allows, and a pool of them that ends cleanly."""
+"""Worker processes: how many this machine allows, and how they end."""
 
 import multiprocessing
 import os
-import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 WORKER_BYTES = 0.5e9        # measured: 0.2 GB to render, 0.4 if the renderer has to be compiled
 
@@ -29,10 +26,9 @@ def control_groups(root):
     path = root / "proc/self/cgroup"                # only Linux has it
     for line in path.read_text().splitlines() if path.exists() else ():
         _, controllers, group = line.split(":", 2)
-        group = PurePosixPath(group.lstrip("/"))
         for controller in controllers.split(","):
-            for folder in (group, *group.parents):
-                yield root / "sys/fs/cgroup" / controller / folder
+            folder = root / "sys/fs/cgroup" / controller / group.lstrip("/")
+            yield from (folder, *folder.parents)
 
 
 def numbers_in(folder, *names):
@@ -41,23 +37,6 @@ def numbers_in(folder, *names):
         return [int(word) for name in names for word in (folder / name).read_text().split()]
     except (OSError, ValueError):
         return []
-
-
-@contextmanager
-def results(workers, work, items):
-    """Gives work(item) of each of the items, in their order, computed by a pool of processes that exits
-    quietly when it is interrupted or killed."""
-    # One thread each: the workers themselves fill the cores.
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
-    try:
-        # Workers inherit this from the start: Ctrl-C is the parent's to handle.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        outputs = pool.map(work, items)
-        signal.signal(signal.SIGINT, handler)
-        yield outputs
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def end_with_parent():
