@@ -1,6 +1,6 @@
 """How fast this machine trains the notebook's model, beside the rate of its matrix products.
 
-The code under test is the notebook's own: its tagged cells are executed. Each row is measured in a new
+The code under test is the notebook's own: its tagged cells are executed. Each measurement runs in a new
 process, as settings such as precision are global. A training step takes 9.6 GFLOP an image: 1,622
 million multiply-adds forward and twice as many backward. Leave the machine alone meanwhile."""
 
@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from cells import run_cells  # noqa: E402
 
 GFLOP_PER_IMAGE = 9.6
-WARM_UP, STEPS = 2, 6  # steps that trace and fill caches; steps timed, of which a GPU needs 50
+WARM_UP, STEPS = 2, 6  # steps that trace and fill caches; steps timed: on a GPU, take 50
 
 
 def measure_peak(dtype):
@@ -46,7 +46,7 @@ def measure_input(data):
     files = sorted(map(str, Path(data, "train").glob("[!.]*tfrecord*")))
     pipelines = {"plain": tf.data.TFRecordDataset(files).map(plain).shuffle(100).batch(64),
                  "notebook": notebook["one_epoch"](train, 1)}
-    rates = {name: len(train) / min(repeat(lambda: deque(pipeline, 0), number=1, repeat=3))  # noqa: B023
+    rates = {name: len(train) / min(repeat(lambda: deque(pipeline, 0), number=1, repeat=3))  # noqa: B023, reads all
              for name, pipeline in pipelines.items()}
     return [(f"input, {name}", rate, f"{rate / rates['plain']:.1f} x plain") for name, rate in rates.items()]
 

@@ -7,6 +7,7 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,7 @@ from .workers import end_with_parent
 
 
 def generate(out, images, seed, workers):
-    """Makes `images` = {"train": N, "val": M} images of `seed` with ten questions each in folder `out`, or
+    """Makes `images` = {"train": N, "val": M} images of `seed` with ten questions each in `out`, a Path, or
     resumes an earlier call. Raises DataError if `out` holds anything but a part of this very job."""
     # The date is that of the generator, not of the run: the same seed gives the same bytes.
     infos = {split: {"split": split, "license": "CC0 1.0", "version": "1.0", "date": "11/24/2026",
@@ -37,9 +38,11 @@ def generate(out, images, seed, workers):
 
 def refuse_another_job(out, info):
     """Raises DataError unless `out` is empty, or was begun with the same seed and sizes."""
-    scenes, begin = json_file(out, "scenes", "train"), first_line(info, "scenes").encode()
-    begun = any(path.exists() and path.read_bytes().startswith(begin)
-                for path in (scenes, partial_path(scenes)))
+    scenes = json_file(out, "scenes", "train")
+    begun = False
+    for path in filter(Path.exists, (scenes, partial_path(scenes))):
+        with open(path, encoding="utf-8") as file:
+            begun |= file.readline(1000) == first_line(info, "scenes")
     # Half-written files begin with a dot.
     if not begun and any(not path.name.startswith(".") and path.is_file() for path in out.rglob("*")):
         raise DataError(f'{out} is not empty, and not of "{info["description"]}": name another folder')
@@ -61,7 +64,8 @@ def write_records(path, info, key, records):
 
 def make_scenes(out, info, workers):
     """Makes the split's missing images, and its scene file."""
-    split, count, path = info["split"], info["images"], json_file(out, "scenes", info["split"])
+    split, count = info["split"], info["images"]
+    path = json_file(out, "scenes", split)
     if path.exists() and all(image_file(out, split, i).exists() for i in range(count)):
         return
     scene = sample_scene(np.random.default_rng(0))

@@ -161,4 +161,5 @@ class Mention:
         verb, rest = self.predicate()
         if len(self.group.relations) == 1 and self.rng.random() < BARE_FRACTION:
             return " " + (f"of {rest}" if self.same and not rest.startswith("made") else rest)
-        return f" that {verb if be == 'are' else dict(are='is', have='has')[verb]} {rest}"
+        verb = verb if be == "are" else {"are": "is", "have": "has"}[verb]
+        return f" that {verb} {rest}"

@@ -17,7 +17,8 @@ class DataError(Exception):
 
 
 class DamagedFile(DataError):
-    """A file of records, `path`, that does not hold what was written to it, or not what it must."""
+    """A file of records, `path`, that does not hold what was written to it, or not what it must: `problem`.
+    The message adds the remedy."""
 
     def __init__(self, path, problem):
         super().__init__(f"{path}: {problem}: delete the file, then fetch or convert it again")
@@ -29,7 +30,7 @@ def image_file(root, split, index):
 
 
 def json_file(root, kind, split):
-    """The "scenes" or the "questions" of a split."""
+    """The file of a split's "scenes" or "questions", whichever `kind` says."""
     return root / kind / f"CLEVR_{split}_{kind}.json"
 
 

@@ -102,10 +102,10 @@ class SceneSets:
                 for i, relation in enumerate(relations)]
 
     def sample_objects(self, rng, relations=(), omit=(), unique=(), exclude=None):
-        """A group of any number of objects, also none; with `exclude`, a single object outside this set. It
+        """A group of objects, possibly none; if `exclude`, a bit set, is given, of one object outside it. It
         is described without the attributes in `omit`, and neither a word nor a relation can be left out. None
-        if there is none. Descriptions that imply one of `unique` are not allowed: there is but one red cube
-        if the question says "the red cube"."""
+        if no description is allowed. Those that imply one of `unique` are not: there is but one red cube if
+        the question says "the red cube"."""
         key = inside, *rests = self.in_all(relations), *self.leave_one_out(relations)
         if key not in self.cache:
             members = self.fitting & inside

@@ -39,7 +39,9 @@ COMPRESSED = {b"\x1f\x8b": "(gzip): gunzip it", b"\x78\x9c": "(zlib): decompress
 
 def convert(src, out, limit, workers):
     """Writes `out`/{train,val}/*.tfrecords from the CLEVR v1.0 folder `src`, the first `limit` images of each
-    split or all (None), or resumes. Raises DataError if `src` is incomplete or `out` holds other files."""
+    split or all (None), or resumes. `src` and `out` are Paths.
+
+    Raises DataError if `src` is incomplete or `out` holds other files."""
     hashes = {}
     for split in SPLITS:
         questions = json_file(src, "questions", split)
@@ -47,7 +49,7 @@ def convert(src, out, limit, workers):
             if not path.exists():
                 raise DataError(f"{path} is missing: {src} must be a folder in the layout of CLEVR v1.0")
         with open(questions, "rb") as file:
-            info = next(layout.read_json(file, "info"), {})
+            info = next(layout.read_json(file, "info"), {})     # of both splits the same
             hashes[split] = hashlib.sha256(mmap(file.fileno(), 0, access=ACCESS_READ)).hexdigest()
     job = json.dumps({"limit": limit, "questions_sha256": hashes}, indent=1) + "\n"
     files, manifest = record_files(out), out / layout.MANIFEST
@@ -67,31 +69,32 @@ def convert(src, out, limit, workers):
 def is_complete(data, split):
     """Whether the data folder has all the shards of a split that their names promise."""
     names = [path.name for path in record_files(data, split) if is_shard(path)]
-    return names != [] and names == [layout.shard_name(split, i, len(names)) for i in range(len(names))]
+    return bool(names) and names == [layout.shard_name(split, i, len(names)) for i in range(len(names))]
 
 
 def read_pairs(source, limit):
     """[(image file name, [(question, answer), ...]), ...] from a questions file: 200 MB for CLEVR v1.0."""
-    pairs = {}
+    pairs, last = {}, None
     with (open(source, "rb") as file, tqdm.wrapattr(file, "read", source.stat().st_size,
                                                     desc=f"reading {source.name}") as stream):
         for number, record in enumerate(layout.read_json(stream, "questions.item"), 1):
             try:
-                texts = name, question, answer = (
-                    record["image_filename"], record["question"], record["answer"])
-                if isinstance(answer, int):     # CLEVR's own generator writes numbers and booleans
-                    answer = {"True": "yes", "False": "no"}.get(str(answer), str(answer))
-                if not all(isinstance(text, str) for text in (name, question, answer)):
-                    raise TypeError(f"text: {texts} will not do")
+                name, question, answer = (record[key] for key in ("image_filename", "question", "answer"))
             except (KeyError, TypeError) as error:
-                raise DataError(f"{source}: question {number} lacks {error}: mend it, or bring a training or "
-                                "validation file (test has no answers)") from None
-            if pairs and name != next(reversed(pairs)):
-                if name in pairs:
-                    raise DataError(f"{source}: the questions about {name} do not follow one another: "
-                                    "sort them by image_index")
+                raise DataError(f"{source}: question {number} lacks {error}: "
+                                "bring a training or validation file (test has no answers)") from None
+            if isinstance(answer, int):     # CLEVR's own generator writes numbers and booleans
+                answer = {"True": "yes", "False": "no"}.get(str(answer), str(answer))
+            if not all(isinstance(text, str) for text in (name, question, answer)):
+                raise DataError(f"{source}: question {number} has {(name, question, answer)}, not text (or a "
+                                "whole number or boolean as its answer): mend it or leave it out")
+            if name not in pairs:
                 if len(pairs) == limit:
                     break
+            elif name != last:
+                raise DataError(f"{source}: the questions about {name} do not follow one another: "
+                                "sort them by image_index")
+            last = name
             pairs.setdefault(name, []).append((question, answer))
     if not pairs:
         raise DataError(f"{source} holds no questions: fetch or make it again")
@@ -109,7 +112,8 @@ def write_shards(images, pairs, folder, workers):
                         "make room, name another folder, or give a smaller --limit")
     with ThreadPoolExecutor(workers) as pool:
         written = pool.map(partial(write_shard, images), todo, todo.values())
-        list(tqdm(written, f"{folder.name}: records", len(todo), unit="file"))
+        for _ in tqdm(written, f"{folder.name}: files", len(todo), unit="file"):
+            pass
 
 
 def write_shard(images, path, shard):
@@ -160,7 +164,7 @@ class Tally:
 
 
 def check(data):
-    """Reads all records of `data`/{train,val} and returns {"train": Tally, "val": Tally}.
+    """Reads all records of `data`/{train,val}, a Path, and returns {"train": Tally, "val": Tally}.
 
     Raises DataError at the first error, with the file and the record's number, counted from 1."""
     for split in SPLITS:
@@ -180,6 +184,8 @@ def check(data):
 def check_file(path, tally, known, bar):
     """Adds the records of a file to `tally`; then its answers must be among `known`."""
     tally.files += 1
+    with open(path, "rb") as file:
+        compressed = COMPRESSED.get(file.read(2))
     number = size = 0
     try:
         records = tf.data.TFRecordDataset(str(path)).prefetch(4)        # read ahead by a thread
@@ -199,8 +205,6 @@ def check_file(path, tally, known, bar):
         if size < path.stat().st_size:      # TensorFlow takes a truncated frame for the end of the file
             raise tf.errors.DataLossError(None, None, "truncated")
     except tf.errors.DataLossError as error:
-        with open(path, "rb") as file:
-            compressed = COMPRESSED.get(file.read(2))
         if number == 0 and compressed:
             raise DataError(f"{path} is compressed {compressed}") from None
         kind = "truncated, the file ends within it" if "truncated" in error.message else "bad CRC"

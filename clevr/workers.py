@@ -22,7 +22,7 @@ def default_workers(root="/"):
 
 
 def control_groups(root):
-    """The folders of this process's control groups and of the groups that contain them."""
+    """The folders of this process's control groups and all above them, of which the highest limit nothing."""
     path = root / "proc/self/cgroup"                # only Linux has it
     for line in path.read_text().splitlines() if path.exists() else ():
         _, controllers, group = line.split(":", 2)

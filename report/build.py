@@ -34,7 +34,7 @@ def main():
     try:
         page, about = build(arguments.run)
     except (OSError, RuntimeError) as error:
-        sys.exit(f"error: no report of {arguments.run}, which a notebook run to its end makes: "
+        sys.exit(f"error: {arguments.run} makes no report (run the notebook to its end first): "
                  + " ".join(str(error).split()))
     arguments.pdf.parent.mkdir(parents=True, exist_ok=True)
     arguments.pdf.write_bytes(page)

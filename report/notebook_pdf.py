@@ -30,7 +30,7 @@ MARKDOWN = ("markdown_strict+tex_math_dollars+raw_tex+pipe_tables+backtick_code_
             "+lists_without_preceding_blankline+space_in_atx_header+startnum+strikeout+footnotes"
             "+intraword_underscores+autolink_bare_uris+shortcut_reference_links+all_symbols_escapable"
             "+raw_attribute")
-HTML = "~~~~~~~~ {{=html}}\n{}\n~~~~~~~~"
+HTML = f"{'~' * 200} {{{{=html}}}}\n{{}}\n{'~' * 200}"  # a block of HTML that no output can end
 PREFERENCE = ("text/markdown", "image/svg+xml", "image/png", "image/jpeg", "image/gif", "text/html",
               "text/latex", "text/plain")
 
@@ -48,6 +48,7 @@ class TypstExporter(Exporter):
         with TemporaryDirectory() as self.document:
             self.typst = typst.Compiler(root=self.document, font_paths=FONTS, ignore_system_fonts=True)
             cells = [self.cell(cell) for cell in nb.cells]
+            # Notes are on the pages already; a text that looks like one is warned of, too.
             self.warnings = [f"cell {number}: {message}" for number, cell in enumerate(cells, 1)
                              for message in re.findall(r'#note\("(.+?)"\)', cell)]
             return self.pages((self.begin + "\n\n".join(cells)).encode("utf-8", "replace")), resources
@@ -123,6 +124,7 @@ class TypstExporter(Exporter):
 
     def pandoc(self, text):
         """The Typst source of a Markdown text; its images are copied beside the document."""
+        text = text.encode("utf-8", "replace").decode()
         source = pypandoc.convert_text(text, "typst", MARKDOWN, verify_format=False, extra_args=[
             "--columns=1000", "--quiet", f"--lua-filter={TYPST / 'markdown.lua'}",
             f"--resource-path={self.images}", f"--extract-media={self.document}"])

@@ -61,7 +61,7 @@ local function Table(tbl)
     local numbers, longest = spec[1] == "AlignDefault", 0
     for i, row in ipairs(rows) do
       local text = row.cells[column] and pandoc.utils.stringify(row.cells[column].contents) or ""
-      numbers = numbers and (i <= #tbl.head.rows or text:match("^[-+−±%d%s.,eE%%NaN]*$"))
+      numbers = numbers and (i <= #tbl.head.rows or text:gsub("NaN", ""):gsub("%d[eE]", ""):match("^[-+−±%d%s.,%%]*$"))
       for word in text:gsub("_", " "):gmatch("%S+") do
         longest = math.max(longest, utf8.len(word))
       end
