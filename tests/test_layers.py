@@ -14,7 +14,6 @@ from film_layers import AddSpatialCoordinates, BatchNormalization, FiLM, ResBloc
 
 SHAPES = [((2, 5, 8, 3), 4), ((3, 1, 4, 2), 3), ((1, 4, 1, 1), 1)]  # of h, and units of q
 ROUNDING = {"float32": 2**-24, "mixed_float16": 2**-11, "mixed_bfloat16": 2**-8}
-pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras's own calls of NumPy
 numpy = ops.convert_to_numpy
 
 
