@@ -66,7 +66,7 @@ def parse_arguments():
         return command
 
     workers = {"type": at_least(1), "default": default_workers(), "metavar": "K",
-               "help": "how many work at once (%(default)s: what CPUs and memory allow)"}
+               "help": "parallel workers (%(default)s: what CPUs and memory allow)"}
 
     command = add_command("prepare", "makes, completes or only checks a data folder, as it needs",
                           "Data that you brought are only checked. Our images stay in build/clevr-SIZE.",

@@ -17,8 +17,7 @@ class DataError(Exception):
 
 
 class DamagedFile(DataError):
-    """A file of records, `path`, that does not hold what was written to it, or not what it must: `problem`.
-    The message adds the remedy."""
+    """A record file, `path`, with corrupt or invalid contents, as `problem` says."""
 
     def __init__(self, path, problem):
         super().__init__(f"{path}: {problem}: delete the file, then fetch or convert it again")
@@ -46,7 +45,7 @@ def shard_name(split, index, count):
 
 
 def is_shard(path):
-    """Whether our TFRecords have such names."""
+    """Whether a path is named like our shards."""
     return re.fullmatch(rf"{path.parent.name}-\d{{5}}-of-\d{{5}}\.tfrecords", path.name) is not None
 
 

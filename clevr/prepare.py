@@ -55,9 +55,9 @@ def prepare(data, size=None, state=None):
 
 
 def stated_size(data):
-    """Of which size of ours the data say they are; None if they do not.
+    """The key of SIZES that source.txt states; None if it states none.
 
-    Raises DataError if there are other files beside what says that the data are ours."""
+    Raises DataError if source.txt says the data are ours, but there are other files."""
     source = data / "source.txt"
     text = source.read_text(encoding="utf-8", errors="replace").strip() if source.exists() else ""
     if text.startswith(layout.OURS):

@@ -1,4 +1,4 @@
-"""Asks about a scene what CLEVR asks: ten questions of its 90 families (Johnson et al., CVPR 2017,
+"""Generates CLEVR's questions about a scene: ten from its 90 families (Johnson et al., CVPR 2017,
 section 3), each with its functional program and its answer.
 
 Sets of objects are bit sets, integers whose bit i is 1 if object i is in the set: {0, 2} is 0b101. Then
@@ -102,10 +102,9 @@ class SceneSets:
                 for i, relation in enumerate(relations)]
 
     def sample_objects(self, rng, relations=(), omit=(), unique=(), exclude=None):
-        """A group of objects, possibly none; if `exclude`, a bit set, is given, of one object outside it. It
-        is described without the attributes in `omit`, and neither a word nor a relation can be left out. None
-        if no description is allowed. Those that imply one of `unique` are not: there is but one red cube if
-        the question says "the red cube"."""
+        """A group of objects, possibly empty; with `exclude`, a bit set, one object outside that set. Its
+        description is minimal, has no attribute in `omit` and implies none of `unique`: if the question says
+        "the red cube", there is only one. Returns None if no description is allowed."""
         key = inside, *rests = self.in_all(relations), *self.leave_one_out(relations)
         if key not in self.cache:
             members = self.fitting & inside
@@ -196,7 +195,7 @@ def compare_integer(sets, rng, function, related):
 
 
 def nested(x, y):
-    """Whether one of two groups contains the other in any scene, like cubes and red cubes."""
+    """Whether one of two groups contains the other in every scene, as cubes do red cubes."""
     return any(not outer.relations and IMPLIED[INDEX[inner.description], INDEX[outer.description]]
                for inner, outer in ((x, y), (y, x)))
 

@@ -1,4 +1,4 @@
-"""Renders a scene as CLEVR does (Johnson et al., CVPR 2017, appendix): an analytic ray tracer.
+"""Renders a scene in CLEVR's style (Johnson et al., CVPR 2017, appendix) by ray tracing.
 Light is linear, 1 is white; numbers without a name were fitted to images by Blender's Cycles."""
 
 import numpy as np
@@ -16,7 +16,7 @@ SOLID = np.dtype([("position", "f8", 3), ("color", "f8", 3), ("cube", "?"), ("me
 LAMPS = ((0.25, 78.5, (1, 0.932, 0.817)),           # key, back, fill: half side, watts, colour
          (0.5, 39.3, (1, 1, 1)), (0.25, 23.6, (0.762, 0.818, 1)))
 LAMP = np.dtype([(name, "f8", 3) for name in ("position", "right", "up", "forward", "power")])
-SUN = (0.067, -0.031, 0.143)                        # its direction, soft, times its light
+SUN = (0.067, -0.031, 0.143)                        # direction times intensity, soft
 BACK = (-0.917, 0.396, 0.0)                         # where, far away, the ground curves up
 NOTHING = (0.0, 0.0, 0.0)
 jit = njit(cache=True, error_model="numpy")
@@ -145,7 +145,7 @@ def visible_solids(solids, view, width, height):
 
 @jit
 def visible_fraction(solids, lamp, own, p, dither):
-    """The fraction of a lamp that is visible from p on solid `own`, which, convex, is not in the way."""
+    """The fraction of a lamp visible from p on solid `own`, which, being convex, does not block it."""
     reach, between, blocked = along(lamp.position, p, -1.0), 0, 0
     spread, once = np.sqrt(2 * dot(lamp.up, lamp.up)), 1 / dot(reach, reach)
     for j in range(len(solids)):
@@ -180,7 +180,7 @@ def gloss(normal, ray, to, edge):
 
 @jit
 def soft_light(solids, own, p, normal):
-    """What p gets from a wide sky, less what solids, as balls, take of it, and from them."""
+    """Sky light at p, less its occlusion by the solids (as spheres), plus their colour."""
     free, bled = max(dot(normal, SUN), 0.0), NOTHING
     free += 0.0024 * min(max(dot(p, BACK), 0.0), 18.0)
     for j in range(len(solids)):

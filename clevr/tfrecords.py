@@ -1,5 +1,5 @@
 """Turns a folder in the layout of CLEVR v1.0 into the coursework's TFRecords, and checks such files. Threads
-do the work: TensorFlow costs every process 3.6 s and 640 MB; Pillow and NumPy release Python's lock."""
+do the work: TensorFlow costs every process 3.6 s and 640 MB; Pillow and NumPy release the GIL."""
 
 import hashlib
 import json
@@ -87,7 +87,7 @@ def read_pairs(source, limit):
                 answer = {"True": "yes", "False": "no"}.get(str(answer), str(answer))
             if not all(isinstance(text, str) for text in (name, question, answer)):
                 raise DataError(f"{source}: question {number} has {(name, question, answer)}, not text (or a "
-                                "whole number or boolean as its answer): mend it or leave it out")
+                                "whole number or boolean as its answer): fix it or leave it out")
             if name not in pairs:
                 if len(pairs) == limit:
                     break

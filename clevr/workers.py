@@ -40,6 +40,6 @@ def numbers_in(folder, *names):
 
 
 def end_with_parent():
-    """Without this thread, the workers of a killed parent would wait for work forever."""
+    """Ends this worker with its parent; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
