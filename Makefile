@@ -2,7 +2,8 @@
 # make DATA_SIZE=coursework   the same at the size of the course's data
 # make test                   lint and tests
 # make bench                  how fast this machine trains, and how fast it could
-# make release                at that size in checkpoints/; checks the saved model, copies notebook and report here
+# make release                make DATA_SIZE=coursework in checkpoints/, then checks the saved model and copies
+#                             notebook and report here
 # make environment            only the Python environment, .venv
 #
 # Settings: DATA_DIR=<TFRecords> CHECKPOINT_DIR=<run> EPOCHS=<number> PYTHON=<interpreter of a new .venv>

@@ -174,14 +174,12 @@ def check(data):
         if (data / layout.MANIFEST).exists() and any(map(is_shard, files)) and not is_complete(data, split):
             raise DataError(f"{data / split} lacks files, convert was interrupted: run it again")
     tallies = {split: Tally() for split in SPLITS}
-    size = sum(path.stat().st_size for path in record_files(data))
-    with tqdm(desc="checking", total=size, unit="B", unit_scale=True) as bar:
-        for path in record_files(data):
-            check_file(path, tallies[path.parent.name], tallies["train"].answers, bar)
+    for path in tqdm(record_files(data), "checking", unit="file"):
+        check_file(path, tallies[path.parent.name], tallies["train"].answers)
     return tallies
 
 
-def check_file(path, tally, known, bar):
+def check_file(path, tally, known):
     """Adds the records of a file to `tally`; then its answers must be among `known`."""
     tally.files += 1
     with open(path, "rb") as file:
@@ -201,7 +199,6 @@ def check_file(path, tally, known, bar):
             for question in questions:
                 tally.words.update(question.lower().translate(NO_PUNCTUATION).split())
             size += len(record) + FRAME_BYTES
-            bar.update(len(record) + FRAME_BYTES)
         if size < path.stat().st_size:      # TensorFlow takes a truncated frame for the end of the file
             raise tf.errors.DataLossError(None, None, "truncated")
     except tf.errors.DataLossError as error:
