@@ -86,7 +86,7 @@ class FiLM(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="film")
 class ResBlock(layers.Layer):
-    """A residual block whose normalised second convolution q modulates (section 2.2, figure 3).
+    """A residual block; q modulates its normalised second convolution (section 2.2, figure 3).
 
     Args:
         filters: int, channels of both convolutions.
