@@ -48,7 +48,7 @@ class BatchNormalization(layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="film")
 class FiLM(layers.Layer):
-    """Scales each channel of h by gamma and shifts it by beta, affine functions of q (equations 1, 2).
+    """Scales each channel of h by gamma, shifts it by beta, both affine in q (equations 1, 2).
 
     The biases of gamma start at 1: if gamma started near 0 it would suppress h and its gradients
     (appendix 7.2).
@@ -61,7 +61,7 @@ class FiLM(layers.Layer):
     Output shape: that of `h`.
 
     Raises:
-        ValueError: if h is not of rank 4, q not of rank 2, or the channels of h change after `build`.
+        ValueError: if h is not of rank 4, q not of rank 2, or h changes channels after `build`.
     """
 
     def build(self, h_shape, q_shape):
