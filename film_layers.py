@@ -24,7 +24,9 @@ class BatchNormalization(layers.BatchNormalization):
         super().__init__(momentum=momentum, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        is_tensorflow = keras.backend.backend() == "tensorflow" and not self.synchronized
+        is_tensorflow = (
+            keras.backend.backend() == "tensorflow" and not self.synchronized
+        )
         is_channels_last = len(inputs.shape) == 4 and self.axis in (-1, 3)
         if not is_tensorflow or not is_channels_last or mask is not None:
             return super().call(inputs, training=training, mask=mask)
@@ -34,15 +36,29 @@ class BatchNormalization(layers.BatchNormalization):
         scale = self.gamma if self.scale else tf.ones([channels])
         offset = self.beta if self.center else tf.zeros([channels])
         is_training = bool(training) and self.trainable
-        moving = {} if is_training else {"mean": self.moving_mean, "variance": self.moving_variance}
+        moving = (
+            {}
+            if is_training
+            else {"mean": self.moving_mean, "variance": self.moving_variance}
+        )
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, scale, offset, **moving, epsilon=self.epsilon, is_training=is_training)
+            inputs,
+            scale,
+            offset,
+            **moving,
+            epsilon=self.epsilon,
+            is_training=is_training,
+        )
         if is_training:
             # The op's variance is divided by n - 1, Keras's by n.
             n = tf.cast(tf.size(inputs) // channels, variance.dtype)
-            self.moving_mean.assign(self.momentum * self.moving_mean + (1 - self.momentum) * mean)
+            self.moving_mean.assign(
+                self.momentum * self.moving_mean + (1 - self.momentum) * mean
+            )
             self.moving_variance.assign(
-                self.momentum * self.moving_variance + (1 - self.momentum) * variance * (n - 1) / n)
+                self.momentum * self.moving_variance
+                + (1 - self.momentum) * variance * (n - 1) / n
+            )
         return outputs
 
 
@@ -70,7 +86,9 @@ class FiLM(layers.Layer):
         # Without this check, an h of one channel would be broadcast to all channels.
         self.input_spec = keras.InputSpec(ndim=4, axes={-1: h_shape[-1]})
         channels, policy = h_shape[-1], self.dtype_policy
-        self.gamma = layers.Dense(channels, bias_initializer="ones", name="gamma", dtype=policy)
+        self.gamma = layers.Dense(
+            channels, bias_initializer="ones", name="gamma", dtype=policy
+        )
         self.beta = layers.Dense(channels, name="beta", dtype=policy)
         self.gamma.build(q_shape)
         self.beta.build(q_shape)
@@ -100,9 +118,14 @@ class ResBlock(layers.Layer):
         self.filters = filters
         policy = self.dtype_policy
         self.conv1 = layers.Conv2D(
-            filters, 1, padding="same", activation="relu", name="conv1", dtype=policy)
-        self.conv2 = layers.Conv2D(filters, 3, padding="same", name="conv2", dtype=policy)
-        self.norm = BatchNormalization(center=False, scale=False, name="norm", dtype=policy)
+            filters, 1, padding="same", activation="relu", name="conv1", dtype=policy
+        )
+        self.conv2 = layers.Conv2D(
+            filters, 3, padding="same", name="conv2", dtype=policy
+        )
+        self.norm = BatchNormalization(
+            center=False, scale=False, name="norm", dtype=policy
+        )
         self.film = FiLM(name="film", dtype=policy)
 
     def build(self, h_shape, q_shape):
@@ -147,7 +170,9 @@ class AddSpatialCoordinates(layers.Layer):
         x = self.coordinates(width, h.dtype)[None, None, :, None]
         y = self.coordinates(height, h.dtype)[None, :, None, None]
         shape = (batch, height, width, 1)
-        return ops.concatenate([h, ops.broadcast_to(x, shape), ops.broadcast_to(y, shape)], axis=-1)
+        return ops.concatenate(
+            [h, ops.broadcast_to(x, shape), ops.broadcast_to(y, shape)], axis=-1
+        )
 
     @staticmethod
     def coordinates(length, dtype):

@@ -25,9 +25,18 @@ def generate(out, images, seed, workers):
     """Makes `images` = {"train": N, "val": M} images of `seed` with ten questions each in `out`, a Path, or
     resumes an earlier call. Raises DataError if `out` holds anything but a part of this very job."""
     # The date is that of the generator, not of the run: the same seed gives the same bytes.
-    infos = {split: {"split": split, "license": "CC0 1.0", "version": "1.0", "date": "11/24/2026",
-                     "description": layout.description(seed, images), "seed": seed, "images": images[split]}
-             for split in SPLITS}
+    infos = {
+        split: {
+            "split": split,
+            "license": "CC0 1.0",
+            "version": "1.0",
+            "date": "11/24/2026",
+            "description": layout.description(seed, images),
+            "seed": seed,
+            "images": images[split],
+        }
+        for split in SPLITS
+    }
     refuse_another_job(out, infos["train"])
     for split, info in infos.items():
         make_scenes(out, info, workers)
@@ -44,8 +53,12 @@ def refuse_another_job(out, info):
         with open(path, encoding="utf-8") as file:
             begun |= file.readline(1000) == first_line(info, "scenes")
     # Half-written files begin with a dot.
-    if not begun and any(not path.name.startswith(".") and path.is_file() for path in out.rglob("*")):
-        raise DataError(f'{out} is not empty, and not of "{info["description"]}": name another folder')
+    if not begun and any(
+        not path.name.startswith(".") and path.is_file() for path in out.rglob("*")
+    ):
+        raise DataError(
+            f'{out} is not empty, and not of "{info["description"]}": name another folder'
+        )
 
 
 def first_line(info, key):
@@ -55,7 +68,10 @@ def first_line(info, key):
 
 def write_records(path, info, key, records):
     # By the first line, written at once, a resumed job knows its folder.
-    with atomic_write(path) as temporary, open(temporary, "w", buffering=1, encoding="utf-8") as file:
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", buffering=1, encoding="utf-8") as file,
+    ):
         file.write(first_line(info, key))
         for i, record in enumerate(records):
             file.write((",\n" if i else "") + json.dumps(record))
@@ -69,17 +85,28 @@ def make_scenes(out, info, workers):
     if path.exists() and all(image_file(out, split, i).exists() for i in range(count)):
         return
     scene = sample_scene(np.random.default_rng(0))
-    render(scene.objects, scene.rig, 3, 2)      # so that the workers find the compiled code in the cache
+    render(
+        scene.objects, scene.rig, 3, 2
+    )  # so that the workers find the compiled code in the cache
     # One thread each: the workers themselves fill the cores.
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
+    os.environ.update(
+        OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"
+    )
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), end_with_parent
+    )
     try:
         # Workers inherit this from the start: Ctrl-C is the parent's to handle.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A resumed job samples all scenes again, which takes a seventh of the time of rendering them.
         records = pool.map(partial(make_image, out, split, info["seed"]), range(count))
         signal.signal(signal.SIGINT, handler)
-        write_records(path, info, "scenes", tqdm(records, f"{split}: scenes and images", count, unit="image"))
+        write_records(
+            path,
+            info,
+            "scenes",
+            tqdm(records, f"{split}: scenes and images", count, unit="image"),
+        )
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -91,9 +118,17 @@ def make_image(out, split, seed, index):
     if not path.exists():
         with atomic_write(path) as temporary:
             image = Image.fromarray(render(scene.objects, scene.rig))
-            image.save(temporary, "PNG", compress_level=1)      # 16 ms faster than 6, and 28% larger
-    return {"image_index": index, "objects": scene.objects, "relationships": scene.relationships,
-            "image_filename": path.name, "split": split, "directions": scene.directions}
+            image.save(
+                temporary, "PNG", compress_level=1
+            )  # 16 ms faster than 6, and 28% larger
+    return {
+        "image_index": index,
+        "objects": scene.objects,
+        "relationships": scene.relationships,
+        "image_filename": path.name,
+        "split": split,
+        "directions": scene.directions,
+    }
 
 
 def make_questions(out, info):
@@ -103,10 +138,18 @@ def make_questions(out, info):
         scenes = layout.read_json(file, "scenes.item")
         for scene in tqdm(scenes, f"{split}: questions", info["images"], unit="image"):
             # Not the scene's random stream: a trailing 0 would leave the seed unchanged.
-            rng = np.random.default_rng([info["seed"], SPLITS.index(split), scene["image_index"], 1])
+            rng = np.random.default_rng(
+                [info["seed"], SPLITS.index(split), scene["image_index"], 1]
+            )
             for question in ask(scene, rng, counts):
-                yield {"image_index": scene["image_index"], "program": question["program"],
-                       "question_index": index, "image_filename": scene["image_filename"],
-                       "question_family_index": question["question_family_index"], "split": split,
-                       "answer": question["answer"], "question": question["question"]}
+                yield {
+                    "image_index": scene["image_index"],
+                    "program": question["program"],
+                    "question_index": index,
+                    "image_filename": scene["image_filename"],
+                    "question_family_index": question["question_family_index"],
+                    "split": split,
+                    "answer": question["answer"],
+                    "question": question["question"],
+                }
                 index += 1

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import ijson
 
-SPLITS = ("train", "val")       # the official test split has no answers
+SPLITS = ("train", "val")  # the official test split has no answers
 OURS = "CLEVR-like data made by this project, not CLEVR"
-MANIFEST = "convert.json"       # in the data folder, if we converted it
+MANIFEST = "convert.json"  # in the data folder, if we converted it
 
 
 class DataError(Exception):
@@ -20,7 +20,9 @@ class DamagedFile(DataError):
     """A record file, `path`, with corrupt or invalid contents, as `problem` says."""
 
     def __init__(self, path, problem):
-        super().__init__(f"{path}: {problem}: delete the file, then fetch or convert it again")
+        super().__init__(
+            f"{path}: {problem}: delete the file, then fetch or convert it again"
+        )
         self.path = path
 
 
@@ -36,8 +38,12 @@ def json_file(root, kind, split):
 def record_files(data, *splits):
     """The TFRecords of these splits, or of all, in the order in which they are read."""
     # Also *.tfrecord and *.tfrecord-00000-of-00010. Half-written files begin with a dot.
-    return sorted(path for split in splits or SPLITS for path in (data / split).glob("[!.]*tfrecord*")
-                  if path.is_file())
+    return sorted(
+        path
+        for split in splits or SPLITS
+        for path in (data / split).glob("[!.]*tfrecord*")
+        if path.is_file()
+    )
 
 
 def shard_name(split, index, count):
@@ -46,7 +52,10 @@ def shard_name(split, index, count):
 
 def is_shard(path):
     """Whether a path is named like our shards."""
-    return re.fullmatch(rf"{path.parent.name}-\d{{5}}-of-\d{{5}}\.tfrecords", path.name) is not None
+    return (
+        re.fullmatch(rf"{path.parent.name}-\d{{5}}-of-\d{{5}}\.tfrecords", path.name)
+        is not None
+    )
 
 
 def description(seed, images):
@@ -60,8 +69,10 @@ def read_json(file, prefix):
     try:
         yield from ijson.items(file, prefix, use_float=True)
     except ijson.JSONError as error:
-        reason = " ".join(str(error).split())       # it may draw an arrow over several lines
-        raise DataError(f"{file.name}: truncated or not JSON ({reason}): fetch or make it again") from None
+        reason = " ".join(str(error).split())  # it may draw an arrow over several lines
+        raise DataError(
+            f"{file.name}: truncated or not JSON ({reason}): fetch or make it again"
+        ) from None
 
 
 def partial_path(path):

@@ -20,32 +20,41 @@ import numpy as np
 from .grammar import pick, say
 
 QUESTIONS_PER_SCENE = 10
-TRIES = 20              # per family, before the next one is tried
+TRIES = 20  # per family, before the next one is tried
 
-VALUES = {"size": ("large", "small"),
-          "color": ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"),
-          "material": ("rubber", "metal"),
-          "shape": ("cube", "sphere", "cylinder")}
+VALUES = {
+    "size": ("large", "small"),
+    "color": ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"),
+    "material": ("rubber", "metal"),
+    "shape": ("cube", "sphere", "cylinder"),
+}
 ATTRIBUTES = tuple(VALUES)
 DIRECTIONS = ("left", "right", "behind", "front")
 
 # Every possible description: values of size, color, material and shape, None where it says nothing.
 DESCRIPTIONS = list(product(*((None, *VALUES[attribute]) for attribute in ATTRIBUTES)))
 INDEX = {description: i for i, description in enumerate(DESCRIPTIONS)}
-NOTHING = len(DESCRIPTIONS)     # index of a description that fits no object
+NOTHING = len(DESCRIPTIONS)  # index of a description that fits no object
 # SHORTER[i]: the descriptions with one word less, by index, padded to four with NOTHING
 # IMPLIED[i, j]: whether all that fits description i fits j; SILENT[i, a]: whether i is without attribute a
-SHORTER = np.array([[INDEX[description[:i] + (None,) + description[i + 1:]] if word else NOTHING
-                     for i, word in enumerate(description)] for description in DESCRIPTIONS])
-WORDS, SILENT = np.array(DESCRIPTIONS), np.equal(DESCRIPTIONS, None)    # (324, 4)
+SHORTER = np.array(
+    [
+        [
+            INDEX[description[:i] + (None,) + description[i + 1 :]] if word else NOTHING
+            for i, word in enumerate(description)
+        ]
+        for description in DESCRIPTIONS
+    ]
+)
+WORDS, SILENT = np.array(DESCRIPTIONS), np.equal(DESCRIPTIONS, None)  # (324, 4)
 IMPLIED = (SILENT | (WORDS == WORDS[:, None])).all(2)
 
 
 class Relation(NamedTuple):
     """How objects are related to a single one, their reference."""
 
-    function: str               # relate, same_size, same_color, same_material or same_shape
-    direction: str | None       # of relate
+    function: str  # relate, same_size, same_color, same_material or same_shape
+    direction: str | None  # of relate
     reference: "Group"
 
 
@@ -54,16 +63,16 @@ class Group(NamedTuple):
 
     description: tuple
     relations: tuple = ()
-    members: int = 0            # bit set
+    members: int = 0  # bit set
 
 
 class Question(NamedTuple):
     """What is asked, whatever the wording."""
 
-    function: str               # that gives the answer
+    function: str  # that gives the answer
     group: Group
-    other: Group | None = None      # that it is compared with, or that "or" joins to it
-    outer: tuple | None = None      # description that holds on both sides of "or"
+    other: Group | None = None  # that it is compared with, or that "or" joins to it
+    outer: tuple | None = None  # description that holds on both sides of "or"
 
 
 class NoQuestion(Exception):
@@ -76,30 +85,45 @@ class SceneSets:
     def __init__(self, scene):
         self.objects = objects = scene["objects"]
         self.all = (1 << len(objects)) - 1
-        having = {value: sum(1 << i for i, thing in enumerate(objects) if thing[attribute] == value)
-                  for attribute in ATTRIBUTES for value in VALUES[attribute]}
+        having = {
+            value: sum(
+                1 << i for i, thing in enumerate(objects) if thing[attribute] == value
+            )
+            for attribute in ATTRIBUTES
+            for value in VALUES[attribute]
+        }
         # related[function, direction][i]: the objects in this relation to object i
-        self.related = {("relate", direction): [sum(1 << i for i in indices) for indices in rows]
-                        for direction, rows in scene["relationships"].items()}
+        self.related = {
+            ("relate", direction): [sum(1 << i for i in indices) for indices in rows]
+            for direction, rows in scene["relationships"].items()
+        }
         for attribute in ATTRIBUTES:
             self.related[f"same_{attribute}", None] = [
-                having[thing[attribute]] & ~(1 << i) for i, thing in enumerate(objects)]
+                having[thing[attribute]] & ~(1 << i) for i, thing in enumerate(objects)
+            ]
         having[None] = self.all
-        fitting = [having[a] & having[b] & having[c] & having[d] for a, b, c, d in DESCRIPTIONS]
-        self.fitting = np.array([*fitting, 0])      # (325,), by index of description
+        fitting = [
+            having[a] & having[b] & having[c] & having[d] for a, b, c, d in DESCRIPTIONS
+        ]
+        self.fitting = np.array([*fitting, 0])  # (325,), by index of description
         self.cache = {}
 
     def in_all(self, relations):
         """The objects for which all of the relations hold."""
         members = self.all
         for relation in relations:
-            members &= self.related[relation[:2]][relation.reference.members.bit_length() - 1]
+            members &= self.related[relation[:2]][
+                relation.reference.members.bit_length() - 1
+            ]
         return members
 
     def leave_one_out(self, relations):
         """For each relation, the objects for which the others hold, but for its own reference."""
-        return [self.in_all(relations[:i] + relations[i + 1:]) & ~relation.reference.members
-                for i, relation in enumerate(relations)]
+        return [
+            self.in_all(relations[:i] + relations[i + 1 :])
+            & ~relation.reference.members
+            for i, relation in enumerate(relations)
+        ]
 
     def sample_objects(self, rng, relations=(), omit=(), unique=(), exclude=None):
         """A group of objects, possibly empty; with `exclude`, a bit set, one object outside that set. Its
@@ -119,12 +143,16 @@ class SceneSets:
         for description in unique:
             allowed = allowed & ~IMPLIED[:, INDEX[description]]
         if exclude is not None:
-            allowed = allowed & (np.bitwise_count(members) == 1) & (members & exclude == 0)
+            allowed = (
+                allowed & (np.bitwise_count(members) == 1) & (members & exclude == 0)
+            )
         options = np.flatnonzero(allowed)
         if options.size:
             # Larger groups come more often: evenly drawn groups have 0 or 1 objects more often than CLEVR's.
             cumulative = np.cumsum(1 + np.bitwise_count(members[options]) / 2)
-            choice = options[np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")]
+            choice = options[
+                np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+            ]
             return Group(DESCRIPTIONS[choice], relations, int(members[choice]))
 
     def sample_object(self, rng, relations=(), omit=(), exclude=0):
@@ -153,6 +181,7 @@ def unique_descriptions(relation):
 
 # One function for each kind of family: it returns a Question; else None, or it raises NoQuestion.
 
+
 def hops(sets, rng, function, count):
     relations, used = (), 0
     for _ in range(count):
@@ -167,10 +196,14 @@ def ask_about(sets, rng, function, relations, used=0, omit=()):
     if function.startswith("query"):
         group = sets.sample_object(rng, relations, (*omit, function[6:]), used)
     else:
-        group = sets.sample_objects(rng, relations, omit,
-                                    [d for relation in relations for d in unique_descriptions(relation)])
+        group = sets.sample_objects(
+            rng,
+            relations,
+            omit,
+            [d for relation in relations for d in unique_descriptions(relation)],
+        )
     if group and function == "exist" and group.members == sets.all:
-        return None     # "is there a thing?": the answer is known without a look
+        return None  # "is there a thing?": the answer is known without a look
     return group and Question(function, group)
 
 
@@ -182,7 +215,9 @@ def single_and(sets, rng, function):
 
 
 def same_relate(sets, rng, function, attribute, described):
-    relations = (Relation(f"same_{attribute}", None, sets.sample_object(rng, omit=(attribute,))),)
+    relations = (
+        Relation(f"same_{attribute}", None, sets.sample_object(rng, omit=(attribute,))),
+    )
     question = ask_about(sets, rng, function, relations, omit=(attribute,))
     if described is None or question and described == any(question.group.description):
         return question
@@ -196,8 +231,11 @@ def compare_integer(sets, rng, function, related):
 
 def nested(x, y):
     """Whether one of two groups contains the other in every scene, as cubes do red cubes."""
-    return any(not outer.relations and IMPLIED[INDEX[inner.description], INDEX[outer.description]]
-               for inner, outer in ((x, y), (y, x)))
+    return any(
+        not outer.relations
+        and IMPLIED[INDEX[inner.description], INDEX[outer.description]]
+        for inner, outer in ((x, y), (y, x))
+    )
 
 
 def two_groups(sets, rng, related, omit=()):
@@ -208,7 +246,9 @@ def two_groups(sets, rng, related, omit=()):
         used |= reference.members
         unique.append(reference.description)
         relations[i] = (sample_relation(rng, reference),)
-    groups = [sets.sample_objects(rng, relation, omit, unique) for relation in relations]
+    groups = [
+        sets.sample_objects(rng, relation, omit, unique) for relation in relations
+    ]
     if None in groups:
         raise NoQuestion
     return groups
@@ -217,7 +257,9 @@ def two_groups(sets, rng, related, omit=()):
 def comparison(sets, rng, function, related):
     pair, used = [], 0
     for is_related in related:
-        relations = (sample_relation(rng, sets.sample_object(rng)),) if is_related else ()
+        relations = (
+            (sample_relation(rng, sets.sample_object(rng)),) if is_related else ()
+        )
         pair.append(sets.sample_object(rng, relations, (function[6:],), used))
         used |= pair[-1].members
     return Question(function, *pair)
@@ -226,7 +268,10 @@ def comparison(sets, rng, function, related):
 def single_or(sets, rng, related, attribute):
     groups = two_groups(sets, rng, related, (attribute,) if attribute else ())
     if not nested(*groups):
-        outer = tuple(pick(rng, VALUES[name]) if name == attribute else None for name in ATTRIBUTES)
+        outer = tuple(
+            pick(rng, VALUES[name]) if name == attribute else None
+            for name in ATTRIBUTES
+        )
         question = Question("count", *groups, outer)
         return question if is_minimal(sets, question) else None
 
@@ -241,30 +286,70 @@ def is_minimal(sets, question):
         if outer & group.members and not outer & group.members & ~others:
             return False
         index, inside = INDEX[group.description], sets.in_all(group.relations)
-        relaxed += [outer & (fitting[i] & inside | others) for i in SHORTER[index] if i != NOTHING]
-        relaxed += [outer & (fitting[index] & rest | others) for rest in sets.leave_one_out(group.relations)]
+        relaxed += [
+            outer & (fitting[i] & inside | others)
+            for i in SHORTER[index]
+            if i != NOTHING
+        ]
+        relaxed += [
+            outer & (fitting[index] & rest | others)
+            for rest in sets.leave_one_out(group.relations)
+        ]
     return members not in relaxed
 
 
 ASKED = ("count", "exist", *(f"query_{attribute}" for attribute in ATTRIBUTES))
 # In the order in which the release of CLEVR v1.0 numbers them.
 FAMILIES = [
-    *((compare_integer, function, related) for related in ((False, False), (True, False), (True, True))
-      for function in ("equal_integer", "less_than", "greater_than")),
-    *((comparison, f"equal_{attribute}", related) for related in product((False, True), repeat=2)
-      for attribute in ATTRIBUTES),
+    *(
+        (compare_integer, function, related)
+        for related in ((False, False), (True, False), (True, True))
+        for function in ("equal_integer", "less_than", "greater_than")
+    ),
+    *(
+        (comparison, f"equal_{attribute}", related)
+        for related in product((False, True), repeat=2)
+        for attribute in ATTRIBUTES
+    ),
     *((hops, function, 3) for function in ASKED),
     *((single_and, function) for function in ASKED if function != "exist"),
-    *((same_relate, function, attribute, described) for described in (False, True)
-      for function in ("exist", "count") for attribute in ATTRIBUTES),
-    *((same_relate, f"query_{asked}", attribute, None) for attribute in ATTRIBUTES
-      for asked in ATTRIBUTES if asked != attribute),
-    *((single_or, (x, y), attribute) for x, y, attribute in (
-        (False, False, None), (False, False, "size"), (False, False, "color"), (True, True, None),
-        (False, False, "material"), (False, False, "shape"), (True, False, None), (False, True, None))),
+    *(
+        (same_relate, function, attribute, described)
+        for described in (False, True)
+        for function in ("exist", "count")
+        for attribute in ATTRIBUTES
+    ),
+    *(
+        (same_relate, f"query_{asked}", attribute, None)
+        for attribute in ATTRIBUTES
+        for asked in ATTRIBUTES
+        if asked != attribute
+    ),
+    *(
+        (single_or, (x, y), attribute)
+        for x, y, attribute in (
+            (False, False, None),
+            (False, False, "size"),
+            (False, False, "color"),
+            (True, True, None),
+            (False, False, "material"),
+            (False, False, "shape"),
+            (True, False, None),
+            (False, True, None),
+        )
+    ),
     *((hops, function, count) for count in (1, 2) for function in ASKED),
-    *((hops, function, 0) for function in ("count", "exist", "query_shape", "query_material",
-                                           "query_color", "query_size")),
+    *(
+        (hops, function, 0)
+        for function in (
+            "count",
+            "exist",
+            "query_shape",
+            "query_material",
+            "query_color",
+            "query_size",
+        )
+    ),
 ]
 
 
@@ -274,11 +359,20 @@ def answer_to(question, sets):
     members = [group.members for group in (question.group, question.other) if group]
     if question.outer:
         members = [int(sets.fitting[INDEX[question.outer]]) & (members[0] | members[1])]
-    operands = [sets.objects[some.bit_length() - 1][attribute] if attribute in ATTRIBUTES
-                else some.bit_count() for some in members]
+    operands = [
+        sets.objects[some.bit_length() - 1][attribute]
+        if attribute in ATTRIBUTES
+        else some.bit_count()
+        for some in members
+    ]
     if verb in ("count", "query"):
         return str(*operands)
-    test = {"exist": bool, "equal": operator.eq, "less": operator.lt, "greater": operator.gt}[verb]
+    test = {
+        "exist": bool,
+        "equal": operator.eq,
+        "less": operator.lt,
+        "greater": operator.gt,
+    }[verb]
     return "yes" if test(*operands) else "no"
 
 
@@ -287,13 +381,27 @@ def program(question):
     nodes, function = [], question.function
 
     def add(function, *inputs, value=None):
-        nodes.append({"function": function, "inputs": list(inputs), "value_inputs": [value] if value else []})
+        nodes.append(
+            {
+                "function": function,
+                "inputs": list(inputs),
+                "value_inputs": [value] if value else [],
+            }
+        )
         return len(nodes) - 1
 
     def add_group(group):
-        ends = [add(relation.function, add("unique", add_group(relation.reference)), value=relation.direction)
-                for relation in group.relations] or [add("scene")]
-        return add_filters(add("intersect", *ends) if len(ends) == 2 else ends[0], group.description)
+        ends = [
+            add(
+                relation.function,
+                add("unique", add_group(relation.reference)),
+                value=relation.direction,
+            )
+            for relation in group.relations
+        ] or [add("scene")]
+        return add_filters(
+            add("intersect", *ends) if len(ends) == 2 else ends[0], group.description
+        )
 
     def add_filters(node, description):
         for attribute, word in zip(ATTRIBUTES, description, strict=True):
@@ -307,7 +415,9 @@ def program(question):
             return add("count", node)
         if function.startswith(("query", "equal")):
             node = add("unique", node)
-        return add(f"query_{function[6:]}", node) if function.startswith("equal") else node
+        return (
+            add(f"query_{function[6:]}", node) if function.startswith("equal") else node
+        )
 
     ends = [add_operand(group) for group in (question.group, question.other) if group]
     if question.outer:
@@ -325,12 +435,21 @@ def ask(scene, rng, counts):
     sets, questions = SceneSets(scene), []
     for family in range(len(FAMILIES)):
         counts.setdefault(family, Counter())
-    for family in sorted(rng.permutation(len(FAMILIES)).tolist(), key=lambda family: counts[family].total()):
+    for family in sorted(
+        rng.permutation(len(FAMILIES)).tolist(),
+        key=lambda family: counts[family].total(),
+    ):
         question, answer = sample_balanced(sets, rng, FAMILIES[family], counts[family])
         if question:
             counts[family][answer] += 1
-            questions.append({"question": say(question, rng), "answer": answer, "program": program(question),
-                              "question_family_index": family})
+            questions.append(
+                {
+                    "question": say(question, rng),
+                    "answer": answer,
+                    "program": program(question),
+                    "question_family_index": family,
+                }
+            )
         if len(questions) == QUESTIONS_PER_SCENE:
             break
     return questions
@@ -343,7 +462,10 @@ def sample_balanced(sets, rng, family, counts):
         with suppress(NoQuestion):
             if question := sample(sets, rng, *arguments):
                 answer = answer_to(question, sets)
-                others = max((count for other, count in counts.items() if other != answer), default=0)
+                others = max(
+                    (count for other, count in counts.items() if other != answer),
+                    default=0,
+                )
                 if counts[answer] <= 1.1 * others + 1:
                     return question, answer
     return None, None

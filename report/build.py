@@ -20,27 +20,39 @@ def build(run):
 
     Raises OSError without one of FILES, RuntimeError without a number or if the text takes two pages."""
     inputs = {name: (run / name).read_text("utf-8") for name in FILES}
-    inputs["checksum"] = checksum(inputs["training_log.csv"])  # which no evaluation rewrites
-    report = typst.Compiler(HERE / "report.typ", ignore_system_fonts=True, sys_inputs=inputs)
+    inputs["checksum"] = checksum(
+        inputs["training_log.csv"]
+    )  # which no evaluation rewrites
+    report = typst.Compiler(
+        HERE / "report.typ", ignore_system_fonts=True, sys_inputs=inputs
+    )
     about = report.query("<about-this-run>", field="value", one=True) == "true"
     return report.compile(), about or inputs["checksum"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="the run's folder, with " + " and ".join(FILES))
-    parser.add_argument("pdf", type=Path, help="the page to write, for example build/report.pdf")
+    parser.add_argument(
+        "run", type=Path, help="the run's folder, with " + " and ".join(FILES)
+    )
+    parser.add_argument(
+        "pdf", type=Path, help="the page to write, for example build/report.pdf"
+    )
     arguments = parser.parse_args()
     try:
         page, about = build(arguments.run)
     except (OSError, RuntimeError) as error:
-        sys.exit(f"error: {arguments.run} makes no report (run the notebook to its end first): "
-                 + " ".join(str(error).split()))
+        sys.exit(
+            f"error: {arguments.run} makes no report (run the notebook to its end first): "
+            + " ".join(str(error).split())
+        )
     arguments.pdf.parent.mkdir(parents=True, exist_ok=True)
     arguments.pdf.write_bytes(page)
     if about is not True:
-        print(f"{arguments.pdf}: the conclusions about this run are yours to write, in "
-              f'{HERE.name}/conclusions.typ; then set its checksum to "{about}"')
+        print(
+            f"{arguments.pdf}: the conclusions about this run are yours to write, in "
+            f'{HERE.name}/conclusions.typ; then set its checksum to "{about}"'
+        )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,13 @@ import tensorflow as tf  # noqa: E402
 import film_layers  # noqa: E402, F401  (registers the layers)
 
 run, data = map(Path, sys.argv[1:])
-settings, evaluation = (json.loads((run / f"{name}.json").read_text()) for name in ("settings", "evaluation"))
-model = keras.models.load_model(max(run.glob("epoch_*.keras"), key=lambda path: int(path.stem[6:])))
+settings, evaluation = (
+    json.loads((run / f"{name}.json").read_text())
+    for name in ("settings", "evaluation")
+)
+model = keras.models.load_model(
+    max(run.glob("epoch_*.keras"), key=lambda path: int(path.stem[6:]))
+)
 token_of = {word: token for token, word in enumerate(settings["vocabulary"])}
 images, questions, truth = [], [], []
 files = sorted(map(str, (data / "val").glob("[!.]*tfrecord*")))
@@ -27,16 +32,28 @@ for i, record in enumerate(tf.data.TFRecordDataset(files)):
     texts, answers = (feature[name].bytes_list.value for name in ("question", "answer"))
     seed = tf.random.fold_in(tf.random.fold_in((settings["seed"], 0), 0), i)
     pair = int(tf.random.stateless_uniform((), seed, maxval=len(texts), dtype=tf.int32))
-    images.append(np.frombuffer(feature["image"].bytes_list.value[0], "<i4").astype("uint8"))
-    words = texts[pair].decode().lower().translate(str.maketrans("", "", string.punctuation)).split()
+    images.append(
+        np.frombuffer(feature["image"].bytes_list.value[0], "<i4").astype("uint8")
+    )
+    words = (
+        texts[pair]
+        .decode()
+        .lower()
+        .translate(str.maketrans("", "", string.punctuation))
+        .split()
+    )
     questions.append([token_of.get(word, 1) for word in words])
     truth.append(settings["answers"].index(answers[pair].decode()))
 right = 0
 for start in range(0, len(truth), evaluation["batch_size"]):
     batch = slice(start, start + evaluation["batch_size"])
-    inputs = {"question": keras.utils.pad_sequences(questions[batch], padding="post"),
-              "image": np.reshape(images[batch], (-1, 224, 224, 3)).astype("float32") / 255}
+    inputs = {
+        "question": keras.utils.pad_sequences(questions[batch], padding="post"),
+        "image": np.reshape(images[batch], (-1, 224, 224, 3)).astype("float32") / 255,
+    }
     right += np.sum(model.predict_on_batch(inputs).argmax(1) == truth[batch])
 found, expected = right / len(truth), evaluation["val_accuracy"]
-print(f"{run}: the saved model alone reaches {found:.4%}, evaluation.json says {expected:.4%}")
+print(
+    f"{run}: the saved model alone reaches {found:.4%}, evaluation.json says {expected:.4%}"
+)
 sys.exit(0 if abs(found - expected) < 1e-6 else 1)

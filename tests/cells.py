@@ -21,10 +21,18 @@ def run_cells(*tags, **parameters):
     namespace = {"__name__": "__main__"}  # as in Jupyter
     for number, cell in enumerate(nbformat.read(NOTEBOOK, as_version=4).cells):
         if {"parameters", *tags} & set(cell.metadata.get("tags", [])):
-            lines = ["" if line.startswith("%") else line for line in cell.source.splitlines()]
+            lines = [
+                "" if line.startswith("%") else line
+                for line in cell.source.splitlines()
+            ]
             name, source = f"{NOTEBOOK.name}, cell {number}", "\n".join(lines) + "\n"
             # tf.data transforms functions by their source, which has to be found as in Jupyter.
-            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+            linecache.cache[name] = (
+                len(source),
+                None,
+                source.splitlines(keepends=True),
+                name,
+            )
             exec(compile(source, name, "exec"), namespace)
             if "parameters" in cell.metadata.tags:
                 namespace.update(parameters)

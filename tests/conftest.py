@@ -10,13 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = {"train": 48, "val": 8}
-TINY_SEED = 3          # with it, training has all the answers of validation
+TINY_SEED = 3  # with it, training has all the answers of validation
 
 
 def clevr(*args, status=0):
     """Runs `python -m clevr`. Another exit status than `status` fails the test."""
-    done = subprocess.run([sys.executable, "-m", "clevr", *map(str, args)], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "clevr", *map(str, args)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == status, done.stderr
     return done
 
@@ -25,8 +29,18 @@ def clevr(*args, status=0):
 def tiny_layout(tmp_path_factory):
     """A small set in the layout of CLEVR v1.0, made by two workers. Not to be written to."""
     out = tmp_path_factory.mktemp("tiny") / "layout"
-    clevr("generate", out, "--train", TINY["train"], "--val", TINY["val"], "--seed", TINY_SEED,
-          "--workers", 2)
+    clevr(
+        "generate",
+        out,
+        "--train",
+        TINY["train"],
+        "--val",
+        TINY["val"],
+        "--seed",
+        TINY_SEED,
+        "--workers",
+        2,
+    )
     return out
 
 
@@ -48,8 +62,11 @@ def keep_policy():
 
 def snapshot(folder):
     """All files of a folder: {relative path: (content, time of change)}."""
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-            for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def contents(folder):
@@ -59,13 +76,19 @@ def contents(folder):
 def example(**features):
     """The bytes of a tf.train.Example of these lists of bytes."""
     import tensorflow as tf  # not above, since the layers are tested without it, too
-    lists = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-             for name, values in features.items()}
-    return tf.train.Example(features=tf.train.Features(feature=lists)).SerializeToString()
+
+    lists = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+        for name, values in features.items()
+    }
+    return tf.train.Example(
+        features=tf.train.Features(feature=lists)
+    ).SerializeToString()
 
 
 def write_records(path, *records):
     import tensorflow as tf
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for record in records:
@@ -75,8 +98,16 @@ def write_records(path, *records):
 def read_records(folder):
     """The (image, [(question, answer), ...]) of all records, read without code of the project."""
     import tensorflow as tf
-    for record in tf.data.TFRecordDataset([str(path) for path in sorted(folder.iterdir())]):
+
+    for record in tf.data.TFRecordDataset(
+        [str(path) for path in sorted(folder.iterdir())]
+    ):
         feature = tf.train.Example.FromString(record.numpy()).features.feature
-        (image,), *texts = (feature[name].bytes_list.value for name in ("image", "question", "answer"))
-        pairs = [(question.decode(), answer.decode()) for question, answer in zip(*texts, strict=True)]
+        (image,), *texts = (
+            feature[name].bytes_list.value for name in ("image", "question", "answer")
+        )
+        pairs = [
+            (question.decode(), answer.decode())
+            for question, answer in zip(*texts, strict=True)
+        ]
         yield np.frombuffer(image, "<i4").reshape(224, 224, 3), pairs

@@ -16,7 +16,9 @@ from clevr.layout import DataError, description
 def data(tiny_layout, tmp_path, monkeypatch):
     """Where our small data go; their images are those of the tiny set, in three shards of training."""
     monkeypatch.setattr(prepare, "SEED", TINY_SEED)
-    monkeypatch.setattr(prepare, "SIZES", {"small": TINY, "coursework": {"train": 50, "val": 9}})
+    monkeypatch.setattr(
+        prepare, "SIZES", {"small": TINY, "coursework": {"train": 50, "val": 9}}
+    )
     monkeypatch.setattr(tfrecords, "SHARD_IMAGES", 16)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_layout, tmp_path / "build" / "clevr-small")
@@ -28,12 +30,14 @@ def test_makes_our_data_and_reads_them_once(data, monkeypatch):
     assert prepare.prepare(data, state=state)["train"].images == TINY["train"]
     before = snapshot(data.parent)
     with monkeypatch.context() as patch:
-        patch.setattr(tfrecords, "check", None)     # must not be called
+        patch.setattr(tfrecords, "check", None)  # must not be called
         assert prepare.prepare(data, "small", state) is None
     assert snapshot(data.parent) == before
     shard = data / "val" / "val-00000-of-00001.tfrecords"
     os.utime(shard, (1, 1))
-    assert prepare.prepare(data, state=state) and state.read_bytes() == prepare.list_files(data)
+    assert prepare.prepare(
+        data, state=state
+    ) and state.read_bytes() == prepare.list_files(data)
     with pytest.raises(DataError, match="my data.* holds other data .* empty it"):
         prepare.prepare(data, "coursework", state)
     shard.rename(data / "val" / "theirs.tfrecord")
@@ -59,10 +63,14 @@ def test_completes_and_mends_our_data_only_if_proved_ours(data):
     assert snapshot(data) == before
 
 
-@pytest.mark.parametrize("source", ["CLEVR v1.0", None, description(TINY_SEED, {"train": 49, "val": 8})])
+@pytest.mark.parametrize(
+    "source", ["CLEVR v1.0", None, description(TINY_SEED, {"train": 49, "val": 8})]
+)
 def test_only_checks_the_data_of_others(data, tiny_data, source):
     shutil.copytree(tiny_data, data)
-    (data / "source.txt").write_text(source) if source else (data / "source.txt").unlink()
+    (data / "source.txt").write_text(source) if source else (
+        data / "source.txt"
+    ).unlink()
     before = snapshot(data)
     assert prepare.prepare(data)["val"].images == TINY["val"]
     with pytest.raises(DataError, match="empty it"):
@@ -72,7 +80,9 @@ def test_only_checks_the_data_of_others(data, tiny_data, source):
     shutil.rmtree(data / "val")
     with pytest.raises(DataError, match="training.* is neither in"):
         prepare.prepare(data)
-    shutil.rmtree(data / "training")        # what is left, of other data, does not get into the way
+    shutil.rmtree(
+        data / "training"
+    )  # what is left, of other data, does not get into the way
     prepare.prepare(data, "small")
     assert (data / "source.txt").read_text() == (tiny_data / "source.txt").read_text()
 
@@ -80,6 +90,17 @@ def test_only_checks_the_data_of_others(data, tiny_data, source):
 def test_does_without_tensorflow_if_nothing_changed(tiny_data, tmp_path):
     (tmp_path / "state").write_bytes(prepare.list_files(tiny_data))
     code = "import sys; from clevr.__main__ import main; sys.exit(main() or 'tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, "prepare", tiny_data, "--state", tmp_path / "state"],
-                          cwd=ROOT, capture_output=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "prepare",
+            tiny_data,
+            "--state",
+            tmp_path / "state",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

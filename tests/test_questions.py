@@ -13,9 +13,12 @@ from clevr.questions import ask
 from clevr.scenes import sample_scene
 
 SCENES = 200
-VALUES = {"size": {"large", "small"}, "material": {"rubber", "metal"},
-          "shape": {"cube", "sphere", "cylinder"},
-          "color": {"gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"}}
+VALUES = {
+    "size": {"large", "small"},
+    "material": {"rubber", "metal"},
+    "shape": {"cube", "sphere", "cylinder"},
+    "color": {"gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,10 @@ def asked():
     for i in range(SCENES):
         scene = sample_scene(np.random.default_rng([11, i]))
         graph = {"objects": scene.objects, "relationships": scene.relationships}
-        pairs += [(graph, question) for question in ask(graph, np.random.default_rng([0, i]), counts)]
+        pairs += [
+            (graph, question)
+            for question in ask(graph, np.random.default_rng([0, i]), counts)
+        ]
     return pairs
 
 
@@ -42,30 +48,62 @@ def execute(function, values, scene, x=None, y=None):
     objects, (verb, _, attribute) = scene["objects"], function.partition("_")
     assert len(values) == (verb == "filter" or function == "relate"), function
     if function == "unique":
-        (thing,) = x        # fails where "the" is ill-posed
+        (thing,) = x  # fails where "the" is ill-posed
         return thing
-    return {"scene": lambda: set(range(len(objects))),
-            "filter": lambda: {i for i in x if objects[i][attribute] == values[0]},
-            "relate": lambda: set(scene["relationships"][values[0]][x]),
-            "same": lambda: {i for i, _ in enumerate(objects)
-                             if objects[i][attribute] == objects[x][attribute]} - {x},
-            "query": lambda: objects[x][attribute], "count": lambda: len(x), "exist": lambda: bool(x),
-            "union": lambda: x | y, "intersect": lambda: x & y, "equal": lambda: x == y,
-            "less": lambda: x < y, "greater": lambda: x > y}[verb]()
+    return {
+        "scene": lambda: set(range(len(objects))),
+        "filter": lambda: {i for i in x if objects[i][attribute] == values[0]},
+        "relate": lambda: set(scene["relationships"][values[0]][x]),
+        "same": lambda: (
+            {
+                i
+                for i, _ in enumerate(objects)
+                if objects[i][attribute] == objects[x][attribute]
+            }
+            - {x}
+        ),
+        "query": lambda: objects[x][attribute],
+        "count": lambda: len(x),
+        "exist": lambda: bool(x),
+        "union": lambda: x | y,
+        "intersect": lambda: x & y,
+        "equal": lambda: x == y,
+        "less": lambda: x < y,
+        "greater": lambda: x > y,
+    }[verb]()
 
 
 # A parser of the English. Capitals stand for phrases: N is a noun in the plural, n in the singular; G and S
 # are a noun and where its objects are, D is "the S"; X says where by relations, O by "or"; V and W are whole
 # questions; T is an attribute. Braces hold alternatives. All possible readings are followed.
 
-NOUNS = {"thing": [], "object": [], "cube": ["cube"], "block": ["cube"], "sphere": ["sphere"],
-         "ball": ["sphere"], "cylinder": ["cylinder"]}
-ADJECTIVES = {"big": "large", "tiny": "small", "matte": "rubber", "metallic": "metal", "shiny": "metal",
-              **{value: value for name in ("size", "material", "color") for value in VALUES[name]}}
-PLACES = {"{left,to the left,on the left side} of": "relate_left", "behind": "relate_behind",
-          "{right,to the right,on the right side} of": "relate_right", "in front of": "relate_front",
-          **{"{,of} the same " + name + " as": f"same_{name}" for name in VALUES},
-          "made of the same material as": "same_material"}
+NOUNS = {
+    "thing": [],
+    "object": [],
+    "cube": ["cube"],
+    "block": ["cube"],
+    "sphere": ["sphere"],
+    "ball": ["sphere"],
+    "cylinder": ["cylinder"],
+}
+ADJECTIVES = {
+    "big": "large",
+    "tiny": "small",
+    "matte": "rubber",
+    "metallic": "metal",
+    "shiny": "metal",
+    **{
+        value: value for name in ("size", "material", "color") for value in VALUES[name]
+    },
+}
+PLACES = {
+    "{left,to the left,on the left side} of": "relate_left",
+    "behind": "relate_behind",
+    "{right,to the right,on the right side} of": "relate_right",
+    "in front of": "relate_front",
+    **{"{,of} the same " + name + " as": f"same_{name}" for name in VALUES},
+    "made of the same material as": "same_material",
+}
 
 
 def filtered(values, base):
@@ -79,29 +117,54 @@ def group(noun, place=("scene",)):
 
 
 PHRASES = {
-    "X": [("P", lambda place: place), ("{,both} P and P", lambda *places: ("intersect", *places))],
-    "P": [(f"{words} D", lambda thing, name=name: (name, thing)) for words, name in PLACES.items()],
+    "X": [
+        ("P", lambda place: place),
+        ("{,both} P and P", lambda *places: ("intersect", *places)),
+    ],
+    "P": [
+        (f"{words} D", lambda thing, name=name: (name, thing))
+        for words, name in PLACES.items()
+    ],
     "O": [("{,either} G or G", lambda *groups: ("union", *groups))],
     "G": [("N", group), ("N {,that are,that have} X", group)],
     "S": [("n", group), ("n {,that is,that has} X", group)],
     "D": [("the S", lambda thing: thing)],
-    "V": [("{how many,how many of the,what number of} N {are,have} X", group),
-          ("{how many N are,what number of N are,what is the number of N that are} O", group)],
+    "V": [
+        ("{how many,how many of the,what number of} N {are,have} X", group),
+        (
+            "{how many N are,what number of N are,what is the number of N that are} O",
+            group,
+        ),
+    ],
     "W": [("do any N have X", group)],
 }
 QUESTIONS = {
-    "count": ("{how many,what number of} G are {there,visible}", "what is the number of G", "V"),
+    "count": (
+        "{how many,what number of} G are {there,visible}",
+        "what is the number of G",
+        "V",
+    ),
     "exist": ("are {there,} any G {,visible}", "is {there,} {a,an} S {,visible}", "W"),
     "query_size": ("how {big,large} is D",),
     "query_material": ("what {,material} is D made of", "D is made of what material"),
     "query_T": ("what {T is,is the T of} D", "what T does D have", "D {is,has} what T"),
-    "equal_T": ("{do D and D have,are D and D {,made of}} the same T",
-                "{is D {,made of},does D have} the same T as D",
-                "is the T of D {equal to the T of,the same as that of} D"),
-    "equal_integer": ("are there {an equal,the same} number of G and G",
-                      "is the number of G {the same as,equal to} the number of G"),
-    "less_than": ("are there fewer G than G", "is the number of G less than the number of G"),
-    "greater_than": ("are there more G than G", "is the number of G greater than the number of G"),
+    "equal_T": (
+        "{do D and D have,are D and D {,made of}} the same T",
+        "{is D {,made of},does D have} the same T as D",
+        "is the T of D {equal to the T of,the same as that of} D",
+    ),
+    "equal_integer": (
+        "are there {an equal,the same} number of G and G",
+        "is the number of G {the same as,equal to} the number of G",
+    ),
+    "less_than": (
+        "are there fewer G than G",
+        "is the number of G less than the number of G",
+    ),
+    "greater_than": (
+        "are there more G than G",
+        "is the number of G greater than the number of G",
+    ),
 }
 
 
@@ -112,7 +175,9 @@ def expand(pattern):
     if not brace:
         return [pattern.split()]
     choices, _, tail = tail.partition("}")
-    return [items for choice in choices.split(",") for items in expand(head + choice + tail)]
+    return [
+        items for choice in choices.split(",") for items in expand(head + choice + tail)
+    ]
 
 
 def match(words, items):
@@ -138,7 +203,7 @@ def phrase(words, symbol):
     else:
         other = words[0] == "other"
         adjectives = [*takewhile(ADJECTIVES.__contains__, words[other:])]
-        noun, *rest = words[other + len(adjectives):]
+        noun, *rest = words[other + len(adjectives) :]
         if noun.endswith("s") == (symbol == "N") and noun.removesuffix("s") in NOUNS:
             values = [*map(ADJECTIVES.get, adjectives), *NOUNS[noun.removesuffix("s")]]
             yield (frozenset(values), other), rest
@@ -146,19 +211,29 @@ def phrase(words, symbol):
 
 def read(text):
     """All meanings of a question."""
-    text = text.lower().replace("another", "a other").replace("anything else", "a other thing")
+    text = (
+        text.lower()
+        .replace("another", "a other")
+        .replace("anything else", "a other thing")
+    )
     text = text.replace("anything", "a thing").replace("?", " ?")
     # There is a cube; what is its size? -> what is the size of the cube?
     text = re.sub(r"there is an? (.*); (.*)\bits (\w+)", r"\2the \3 of the \1", text)
     text = re.sub(r"there is an? (.*); (.*)\bit\b", r"\2the \1", text)
-    return {(function.replace("T", name), *meanings) for function, patterns in QUESTIONS.items()
-            for name in (VALUES if "T" in function else [""]) for pattern in patterns
-            for items in expand(pattern.replace("T", name) + " ?")
-            for meanings, end in match(text.split(), items) if not end}
+    return {
+        (function.replace("T", name), *meanings)
+        for function, patterns in QUESTIONS.items()
+        for name in (VALUES if "T" in function else [""])
+        for pattern in patterns
+        for items in expand(pattern.replace("T", name) + " ?")
+        for meanings, end in match(text.split(), items)
+        if not end
+    }
 
 
 def meaning_of(program):
     """A program in the parser's terms: filters gathered, and no nodes for which English has no word."""
+
     def at(i):
         node = program[i]
         function, inputs = node["function"], [at(j) for j in node["inputs"]]
@@ -166,22 +241,37 @@ def meaning_of(program):
             (base,) = inputs
             values, base = base[1:] if base[0] == "filter" else (frozenset(), base)
             return filtered(values | {*node["value_inputs"]}, base)
-        if function == "unique" or i < len(program) - 1 and function.startswith(("count", "query")):
+        if (
+            function == "unique"
+            or i < len(program) - 1
+            and function.startswith(("count", "query"))
+        ):
             return inputs[0]
         return ("_".join((function, *node["value_inputs"])), *inputs)
+
     return at(len(program) - 1)
 
 
 def test_the_english_says_what_the_program_asks_and_nothing_else(asked):
     for _, question in asked:
-        assert read(question["question"]) == {meaning_of(question["program"])}, question["question"]
+        assert read(question["question"]) == {meaning_of(question["program"])}, (
+            question["question"]
+        )
         assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", question["question"].lower())
-    one, two = (read(f"How many balls are left of the cube {join} behind the big thing?")
-                for join in ("that is", "and"))
-    assert len(one) == len(two) == 1 and one != two and not read("How many balls are left of a cube?")
+    one, two = (
+        read(f"How many balls are left of the cube {join} behind the big thing?")
+        for join in ("that is", "and")
+    )
+    assert (
+        len(one) == len(two) == 1
+        and one != two
+        and not read("How many balls are left of a cube?")
+    )
 
 
-def test_answers_are_what_the_programs_give_and_no_filter_or_relation_can_be_left_out(asked):
+def test_answers_are_what_the_programs_give_and_no_filter_or_relation_can_be_left_out(
+    asked,
+):
     """Replaces each by a node that lets all pass; the set that it helps to describe must change."""
     for scene, question in asked:
         program = question["program"]
@@ -191,7 +281,11 @@ def test_answers_are_what_the_programs_give_and_no_filter_or_relation_can_be_lef
         assert answer == question["answer"], question
         for i, node in enumerate(program):
             if node["function"].startswith("filter"):
-                node = {"function": "union", "inputs": node["inputs"] * 2, "value_inputs": []}
+                node = {
+                    "function": "union",
+                    "inputs": node["inputs"] * 2,
+                    "value_inputs": [],
+                }
             elif node["function"].startswith(("relate", "same")):
                 node = {"function": "scene", "inputs": [], "value_inputs": []}
             else:
@@ -199,19 +293,33 @@ def test_answers_are_what_the_programs_give_and_no_filter_or_relation_can_be_lef
             end = i
             while program[users[end]]["function"] not in ("unique", "count", "exist"):
                 end = users[end]
-            changed = run([*program[:i], node, *program[i + 1:end + 1]], scene)
+            changed = run([*program[:i], node, *program[i + 1 : end + 1]], scene)
             assert changed[end] != outputs[end], (question["question"], program[i])
 
 
 def test_families_and_answers_are_balanced(asked):
-    assert len({(id(scene), question["question"]) for scene, question in asked}) == 10 * SCENES
+    assert (
+        len({(id(scene), question["question"]) for scene, question in asked})
+        == 10 * SCENES
+    )
     families = Counter(question["question_family_index"] for _, question in asked)
-    assert sorted(families) == list(range(90)) and max(families.values()) - min(families.values()) <= 2
+    assert (
+        sorted(families) == list(range(90))
+        and max(families.values()) - min(families.values()) <= 2
+    )
     answers = {}
     for _, question in asked:
-        answers.setdefault(question["program"][-1]["function"], Counter())[question["answer"]] += 1
+        answers.setdefault(question["program"][-1]["function"], Counter())[
+            question["answer"]
+        ] += 1
     for function, counts in answers.items():
-        fair = (0.347 if function == "count" else        # the most frequent count of CLEVR's release
-                1 / len(VALUES.get(function.removeprefix("query_"), ("yes", "no"))))
+        fair = (
+            0.347
+            if function == "count"
+            # the most frequent count of CLEVR's release
+            else 1 / len(VALUES.get(function.removeprefix("query_"), ("yes", "no")))
+        )
         fraction = max(counts.values()) / counts.total()
-        assert fraction < fair + 3 * (fair * (1 - fair) / counts.total()) ** 0.5 + 0.02, function
+        assert (
+            fraction < fair + 3 * (fair * (1 - fair) / counts.total()) ** 0.5 + 0.02
+        ), function
