@@ -1,7 +1,8 @@
-"""The layers of Question 2 on Keras 3's backend-neutral API.
+"""The layers of Question 2, written with Keras 3's backend-neutral operations.
 
-The notation is the brief's: h is the output of a convolutional layer, q the conditioning signal.
-References are to Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018.
+The notation is the brief's: h is the output of a convolutional layer, q the
+conditioning signal. Sections and equations are those of Perez et al., "FiLM: Visual
+Reasoning with a General Conditioning Layer", AAAI 2018.
 """
 
 import keras
@@ -9,65 +10,11 @@ from keras import layers, ops
 
 
 @keras.saving.register_keras_serializable(package="film")
-class BatchNormalization(layers.BatchNormalization):
-    """Keras's layer with a momentum of 0.9 by default, computed in one op on TensorFlow.
-
-    Keras computes it in several ops, each of which passes over memory. The results agree up to
-    rounding. Other backends, ranks and axes, masks and synchronized statistics take Keras's
-    own code.
-
-    Input shape: any; the fused op takes `(batch, height, width, channels)`.
-    Output shape: that of the input.
-    """
-
-    def __init__(self, momentum=0.9, **kwargs):
-        super().__init__(momentum=momentum, **kwargs)
-
-    def call(self, inputs, training=None, mask=None):
-        is_tensorflow = (
-            keras.backend.backend() == "tensorflow" and not self.synchronized
-        )
-        is_channels_last = len(inputs.shape) == 4 and self.axis in (-1, 3)
-        if not is_tensorflow or not is_channels_last or mask is not None:
-            return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
-        channels = inputs.shape[-1]
-        scale = self.gamma if self.scale else tf.ones([channels])
-        offset = self.beta if self.center else tf.zeros([channels])
-        is_training = bool(training) and self.trainable
-        moving = (
-            {}
-            if is_training
-            else {"mean": self.moving_mean, "variance": self.moving_variance}
-        )
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
-            scale,
-            offset,
-            **moving,
-            epsilon=self.epsilon,
-            is_training=is_training,
-        )
-        if is_training:
-            # The op's variance is divided by n - 1, Keras's by n.
-            n = tf.cast(tf.size(inputs) // channels, variance.dtype)
-            self.moving_mean.assign(
-                self.momentum * self.moving_mean + (1 - self.momentum) * mean
-            )
-            self.moving_variance.assign(
-                self.momentum * self.moving_variance
-                + (1 - self.momentum) * variance * (n - 1) / n
-            )
-        return outputs
-
-
-@keras.saving.register_keras_serializable(package="film")
 class FiLM(layers.Layer):
-    """Scales each channel of h by gamma, shifts it by beta, both affine in q (equations 1, 2).
+    """Scales each channel of h by gamma and shifts it by beta (equations 1 and 2).
 
-    The biases of gamma start at 1: if gamma started near 0 it would suppress h and its gradients
-    (appendix 7.2).
+    Both are affine functions of q. The biases of gamma start at 1: if gamma started
+    near 0 it would suppress h and its gradients (appendix 7.2).
 
     Call arguments:
         h: float tensor, the output of a convolutional layer.
@@ -77,25 +24,26 @@ class FiLM(layers.Layer):
     Output shape: that of `h`.
 
     Raises:
-        ValueError: if h is not of rank 4, q not of rank 2, or h changes channels after `build`.
+        ValueError: if h is not of rank 4, q is not of rank 2, or the number of
+            channels changes after `build`.
     """
 
     def build(self, h_shape, q_shape):
         if len(q_shape) != 2:
             raise ValueError(f"q must have shape (batch, units). Received: {q_shape}")
-        # Without this check, an h of one channel would be broadcast to all channels.
-        self.input_spec = keras.InputSpec(ndim=4, axes={-1: h_shape[-1]})
-        channels, policy = h_shape[-1], self.dtype_policy
-        self.gamma = layers.Dense(
-            channels, bias_initializer="ones", name="gamma", dtype=policy
+        channels = h_shape[-1]
+        # Otherwise an h of one channel would be broadcast to all channels.
+        self.input_spec = keras.InputSpec(ndim=4, axes={-1: channels})
+        self.gamma_dense = layers.Dense(
+            channels, bias_initializer="ones", name="gamma", dtype=self.dtype_policy
         )
-        self.beta = layers.Dense(channels, name="beta", dtype=policy)
-        self.gamma.build(q_shape)
-        self.beta.build(q_shape)
+        self.beta_dense = layers.Dense(channels, name="beta", dtype=self.dtype_policy)
+        self.gamma_dense.build(q_shape)
+        self.beta_dense.build(q_shape)
 
     def call(self, h, q):  # (B, H, W, C), (B, D)
-        gamma = self.gamma(q)[:, None, None, :]  # (B, 1, 1, C)
-        beta = self.beta(q)[:, None, None, :]  # (B, 1, 1, C)
+        gamma = self.gamma_dense(q)[:, None, None, :]  # (B, 1, 1, C)
+        beta = self.beta_dense(q)[:, None, None, :]  # (B, 1, 1, C)
         return gamma * h + beta  # (B, H, W, C)
 
     def compute_output_shape(self, h_shape, q_shape):
@@ -103,11 +51,66 @@ class FiLM(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="film")
+class FusedBatchNormalization(layers.BatchNormalization):
+    """Keras's batch normalisation of feature maps, computed by one TensorFlow op.
+
+    Keras computes it by several ops, each of which passes over memory. The results
+    agree up to rounding. Keras's own code is used on other backends, and for the
+    options `renorm` and `synchronized`.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: that of the input.
+
+    Raises:
+        ValueError: if the input is not of rank 4.
+    """
+
+    def build(self, input_shape):
+        if len(input_shape) != 4 or self.axis not in (-1, 3):
+            raise ValueError(
+                "The input must have shape (batch, height, width, channels). "
+                f"Received: {input_shape}, axis {self.axis}"
+            )
+        super().build(input_shape)
+
+    def call(self, inputs, training=None):  # (B, H, W, C)
+        is_tensorflow = keras.backend.backend() == "tensorflow"
+        if not is_tensorflow or self.renorm or self.synchronized:
+            return super().call(inputs, training=training)
+        import tensorflow as tf
+
+        channels = inputs.shape[-1]
+        is_training = bool(training) and self.trainable
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma if self.scale else tf.ones([channels]),
+            offset=self.beta if self.center else tf.zeros([channels]),
+            mean=[] if is_training else self.moving_mean,
+            variance=[] if is_training else self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=is_training,
+        )
+        if is_training:
+            # The op divides the sum of squares by n - 1, Keras by n.
+            n = tf.cast(tf.size(inputs) // channels, variance.dtype)
+            self.update_moving(self.moving_mean, mean)
+            self.update_moving(self.moving_variance, variance * (n - 1) / n)
+        return outputs
+
+    def update_moving(self, moving, batch):
+        moving.assign(self.momentum * moving + (1 - self.momentum) * batch)
+
+
+@keras.saving.register_keras_serializable(package="film")
 class ResBlock(layers.Layer):
-    """A residual block; q modulates its normalised second convolution (section 2.2, figure 3).
+    """A residual block whose second convolution is modulated by q (section 2.2).
 
     Args:
-        filters: int, channels of both convolutions.
+        filters: int, the number of channels of both convolutions.
+
+    Call arguments:
+        h: float tensor, the output of a convolutional layer.
+        q: float tensor, the conditioning signal.
 
     Input shape: `h` (batch, height, width, channels), `q` (batch, units).
     Output shape: (batch, height, width, filters).
@@ -116,17 +119,17 @@ class ResBlock(layers.Layer):
     def __init__(self, filters=128, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
-        policy = self.dtype_policy
+        dtype = self.dtype_policy
         self.conv1 = layers.Conv2D(
-            filters, 1, padding="same", activation="relu", name="conv1", dtype=policy
+            filters, 1, padding="same", activation="relu", name="conv1", dtype=dtype
         )
         self.conv2 = layers.Conv2D(
-            filters, 3, padding="same", name="conv2", dtype=policy
+            filters, 3, padding="same", name="conv2", dtype=dtype
         )
-        self.norm = BatchNormalization(
-            center=False, scale=False, name="norm", dtype=policy
+        self.norm = FusedBatchNormalization(
+            momentum=0.9, center=False, scale=False, name="norm", dtype=dtype
         )
-        self.film = FiLM(name="film", dtype=policy)
+        self.film = FiLM(name="film", dtype=dtype)
 
     def build(self, h_shape, q_shape):
         features_shape = (*h_shape[:-1], self.filters)
@@ -137,8 +140,10 @@ class ResBlock(layers.Layer):
 
     def call(self, h, q, training=None):  # (B, H, W, C), (B, D)
         shortcut = self.conv1(h)  # (B, H, W, filters)
-        h = self.norm(self.conv2(shortcut), training=training)
-        return shortcut + ops.relu(self.film(h, q))
+        residual = self.conv2(shortcut)
+        residual = self.norm(residual, training=training)
+        residual = ops.relu(self.film(residual, q))
+        return shortcut + residual  # (B, H, W, filters)
 
     def compute_output_shape(self, h_shape, q_shape):
         return (*h_shape[:-1], self.filters)
@@ -149,10 +154,10 @@ class ResBlock(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="film")
 class AddSpatialCoordinates(layers.Layer):
-    """Concatenates two channels, x and y, each from -1 to 1 across the feature map (section 2.2).
+    """Concatenates two channels, x and y, each from -1 to 1 (section 2.2).
 
-    x grows along the width from left to right, y along the height from top to bottom. An axis of
-    length 1 gets the coordinate -1. The layer has no weights.
+    x grows along the width from left to right, y along the height from top to bottom.
+    An axis of length 1 gets the coordinate -1. The layer has no weights.
 
     Input shape: (batch, height, width, channels), any of them unknown.
     Output shape: (batch, height, width, channels + 2).
@@ -165,18 +170,20 @@ class AddSpatialCoordinates(layers.Layer):
         super().__init__(**kwargs)
         self.input_spec = keras.InputSpec(ndim=4)
 
-    def call(self, h):
+    def call(self, h):  # (B, H, W, C)
         batch, height, width, _ = ops.shape(h)
-        x = self.coordinates(width, h.dtype)[None, None, :, None]
-        y = self.coordinates(height, h.dtype)[None, :, None, None]
-        shape = (batch, height, width, 1)
-        return ops.concatenate(
-            [h, ops.broadcast_to(x, shape), ops.broadcast_to(y, shape)], axis=-1
-        )
+        x = self.coordinates(width, h.dtype)[None, None, :, None]  # (1, 1, W, 1)
+        y = self.coordinates(height, h.dtype)[None, :, None, None]  # (1, H, 1, 1)
+        x = ops.broadcast_to(x, (batch, height, width, 1))
+        y = ops.broadcast_to(y, (batch, height, width, 1))
+        return ops.concatenate([h, x, y], axis=-1)  # (B, H, W, C + 2)
 
     @staticmethod
     def coordinates(length, dtype):
-        """`length` evenly spaced numbers from -1 to 1, from float32 steps: bfloat16 rounds them."""
+        """`length` evenly spaced numbers from -1 to 1.
+
+        They are computed in float32, since bfloat16 cannot count beyond 256.
+        """
         steps = ops.cast(ops.arange(length), "float32")
         last = ops.cast(ops.maximum(length - 1, 1), "float32")
         return ops.cast(2.0 * steps / last - 1.0, dtype)
