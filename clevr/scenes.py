@@ -6,7 +6,7 @@ from collections import namedtuple
 import numpy as np
 
 from . import render
-from .questions import VALUES
+from .attributes import VALUES
 from .render import HEIGHT, LENS_X, LENS_Y, SIZES, WIDTH, camera_axes
 
 MIN_OBJECTS, MAX_OBJECTS = 3, 10
