@@ -3,8 +3,8 @@ CVPR 2017, section 3), each with its functional program and its answer.
 
 Sets of objects are bit sets, integers whose bit i is 1 if object i is in the set:
 {0, 2} is 0b101. Then & is the intersection, | the union, & ~ the difference and
-bit_count() the size, and one NumPy array holds the sets of objects that all 324 possible
-descriptions fit.
+bit_count() the size, and one NumPy array holds the sets of objects that all 324
+possible descriptions fit.
 
 A question is made from its first object to its last. Every description is chosen among
 those that are minimal, of which no word can be left out: "the red cube" is the only red
@@ -58,7 +58,8 @@ class Relation(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Objects as a question names them: by a description, and by relations that all hold."""
+    """Objects as a question names them: by a description, and relations that all
+    hold."""
 
     description: tuple
     relations: tuple = ()
@@ -127,8 +128,8 @@ class SceneSets:
         return rests
 
     def minimal_descriptions(self, relations):
-        """What each description together with the relations leaves, bit sets (324,), and
-        whether it is minimal, bool (324,)."""
+        """What each description leaves together with the relations, bit sets (324,),
+        and whether it is minimal, bool (324,)."""
         inside = self.in_all(relations)
         rests = self.leave_one_out(relations)
         key = (inside, *rests)
@@ -275,7 +276,7 @@ def two_groups(sets, rng, related, omit=()):
         relations[i] = (sample_relation(rng, reference),)
     groups = []
     for relation in relations:
-        # Without a first group, a second is still drawn, or seeds would give other data.
+        # The second is drawn even if the first fails: a seed is to keep its data.
         with suppress(NoQuestion):
             groups.append(sets.sample_objects(rng, relation, omit, unique))
     if len(groups) < 2:
@@ -338,8 +339,8 @@ ASKED = ("count", "exist", *(f"query_{attribute}" for attribute in ATTRIBUTES))
 
 
 def make_families():
-    """All families, functions of (sets, rng), in the order in which the release of CLEVR
-    v1.0 numbers them."""
+    """All families, functions of (sets, rng), in the order in which the release of
+    CLEVR v1.0 numbers them."""
     families = []
     for related in ((False, False), (True, False), (True, True)):
         for function in ("equal_integer", "less_than", "greater_than"):
@@ -499,10 +500,10 @@ def add_filters(nodes, node, description):
 def ask(scene, rng, counts):
     """Ten questions about a scene, or fewer if it allows no more: a list of dicts.
 
-    `scene` has the `objects` and `relationships` of CLEVR's scene files; `rng` is a NumPy
-    generator. `counts` maps each family to a Counter of its answers. It starts empty and
-    is passed on from scene to scene of a split; it keeps families and answers in
-    balance."""
+    `scene` has the `objects` and `relationships` of CLEVR's scene files; `rng` is a
+    NumPy generator. `counts` maps each family to a Counter of its answers. It starts
+    empty and is passed on from scene to scene of a split; it keeps families and answers
+    in balance."""
     sets = SceneSets(scene)
     questions = []
     for family in range(len(FAMILIES)):
