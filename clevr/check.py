@@ -23,6 +23,7 @@ TYPE_OF = {answer: name for name, answers in ANSWER_TYPES.items() for answer in 
 # What else may lie under a record file's name, by its first bytes.
 OTHER_KINDS = (
     (b"version https://git-lfs", "a Git LFS pointer: fetch the data with git lfs pull"),
+    (b"/annex/objects/", "a git-annex pointer: fetch the data with git annex get"),
     (b"<", "a web page: open its address in a browser, sign in, and download the file"),
     (b"\x89PNG", "a PNG image: make records of images with clevr convert"),
     (b"\xff\xd8\xff", "a JPEG image: make records of images with clevr convert"),

@@ -159,8 +159,8 @@ def write_shard(images, path, shard):
                 writer.write(make_record(read_pixels(images / name), pairs))
     except tf.errors.OpError as error:
         raise DataError(
-            f"{path} cannot be written ({error.message}): if the disk is full, "
-            "make room; then give the same command again"
+            f"cannot write {error.message}: if the disk is full, make room; then give "
+            "the same command again"
         ) from None
 
 
