@@ -20,11 +20,9 @@ def read_json(file, prefix):
         file.seek(0)
     try:
         yield from ijson.items(file, prefix, use_float=True)
-    except ijson.JSONError as error:
-        reason = " ".join(str(error).split())  # it may draw an arrow over several lines
+    except ijson.JSONError:
         raise DataError(
-            f"{file.name}: truncated or not JSON in UTF-8 ({reason}): "
-            "fetch or make it again"
+            f"{file.name}: truncated or not JSON in UTF-8: fetch or make it again"
         ) from None
 
 

@@ -151,7 +151,7 @@ def test_our_files_are_converted(tiny_layout, tiny_data):
 
 
 def test_files_of_other_generators_are_converted(tiny_layout, tmp_path):
-    """The release has one line of JSON, other keys and alpha, CLEVR's generator writes
+    """The release has one line of JSON, other keys and alpha; CLEVR's generator has
     numbers and booleans; a Windows editor begins with a byte order mark."""
     layout = tmp_path / "other: [1]"
     data = tmp_path / "my data: [1]"
@@ -200,7 +200,8 @@ def test_stopped_conversion_ends_like_an_uninterrupted_one(
 
 
 def test_conversion_resumes_after_a_full_disk(tiny_layout, tmp_path):
-    """A limit on the size of files fails as a full disk does: in the midst of a file."""
+    """A limit on the size of files fails as a full disk does: in the midst of a
+    file."""
     job = subprocess.run(
         [sys.executable, "-m", "clevr", "convert", tiny_layout, tmp_path],
         cwd=ROOT,
