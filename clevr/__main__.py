@@ -100,7 +100,8 @@ def add_prepare(commands):
         "prepare",
         help="fills an empty data folder with generated data, or checks what it holds",
         description="If DATA is empty, makes a set in build/ and moves it there. "
-        "Files that are there are only checked, never changed.",
+        "Files that are there are only checked, never changed. DATA must exist, except "
+        "for the default, data.",
     )
     command.set_defaults(run=run_prepare)
     command.add_argument(

@@ -289,8 +289,7 @@ def predicate(group, rng):
 
 
 def clause(group, rng, be):
-    """The relations, with a space in front; "" if there are none. `be` is "is" or
-    "are"."""
+    """The relations behind a space, or nothing. `be` is "is" or "are"."""
     if not group.relations:
         return ""
     verb, rest = predicate(group, rng)

@@ -100,11 +100,23 @@ def make(data, size):
     generate(images, SIZES[size], SEED, default_workers())
     convert(images, made, SIZES[size], default_workers())
     data.mkdir(exist_ok=True)
-    # To another disk, a move takes minutes: it ends under hidden names.
+    # To another disk, a move takes minutes: its target is hidden until it is whole.
     for split in SPLITS:
-        shutil.rmtree(data / f".{split}", ignore_errors=True)
-        shutil.move(made / split, data / f".{split}")
+        move(made / split, data / f".{split}")
     for split in SPLITS:
         (data / f".{split}").replace(data / split)
     shutil.move(made / SOURCE, data / SOURCE)
     shutil.rmtree(made)
+
+
+def move(source, target):
+    """Moves a folder; `target` may be left of an interrupted move."""
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        shutil.move(source, target)
+    except shutil.Error as error:
+        reason = error.args[0][0][2]
+        raise DataError(
+            f"cannot move {source} to {target} ({reason}): if the disk is full, make "
+            "room; then give the same command again"
+        ) from None
