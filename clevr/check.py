@@ -45,7 +45,7 @@ class Tally:
 
     def answers_by_type(self):
         """How often each answer was given, for each type that occurs:
-        {"count": Counter, ...}; "other" is the type of all answers that are not CLEVR's."""
+        {"count": Counter, ...}; "other" holds those that are not CLEVR's."""
         counts = {name: Counter() for name in (*ANSWER_TYPES, "other")}
         for answer, count in self.answers.items():
             counts[TYPE_OF.get(answer, "other")][answer] = count
