@@ -1,1 +1,1 @@
-"""Makes images and questions like CLEVR's, and turns a CLEVR v1.0 folder into TFRecords."""
+"""Makes images and questions like CLEVR's, and TFRecords of a CLEVR v1.0 folder."""

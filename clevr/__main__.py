@@ -1,60 +1,80 @@
 """The command line: python -m clevr prepare | generate | convert | check."""
 
 import argparse
+import errno
 import os
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from .layout import SPLITS, DataError
+from .files import DataError
 from .prepare import SIZES, prepare
 from .workers import default_workers
 
 EXAMPLES = """\
 examples:
-  python -m clevr prepare data          all in one: makes a small set if DATA is empty
+  python -m clevr prepare data       all in one: makes a small set if data/ is empty
 
   python -m clevr generate build/clevr --train 2000 --val 500 --seed 1
   python -m clevr convert build/clevr data
   python -m clevr check data
 
-  python -m clevr convert CLEVR_v1.0 data --limit 3750          the official images, unpacked"""
+  the official images, unpacked, as many as the coursework has:
+  python -m clevr convert CLEVR_v1.0 data --train 14950 --val 3750"""
 
 
 def main():
-    """Runs the command; returns what `sys.exit` takes: None, an error to print, or a status."""
+    """Runs the command; returns what `sys.exit` takes: None, an error to print, or an
+    exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing here needs a GPU
+    arguments = parse_arguments()
     try:
-        run(**vars(parse_arguments()))
-    except (DataError, OSError) as error:
+        arguments.run(arguments)
+    except DataError as error:
+        return f"error: {error}"
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"error: {error}: make room, then give the same command again"
         return f"error: {error}"
     except BrokenProcessPool:
         return (
-            "error: a worker process was killed (out of memory?): give the same command again, "
-            "or generate with fewer --workers"
+            "error: a worker process was killed (out of memory?): give the same "
+            "command again, or generate with fewer --workers"
         )
     except KeyboardInterrupt:
         print("interrupted: the same command resumes from here", file=sys.stderr)
         return 130
 
 
-def run(command, **arguments):
-    """Imports only what the command needs: --help and generate do without TensorFlow."""
-    if command == "generate":
-        from .generate import generate
+# Each imports only what it needs: --help and generate do without TensorFlow.
 
-        images = {split: arguments.pop(split) for split in SPLITS}
-        return generate(images=images, **arguments)
-    if command == "prepare":
-        tallies = prepare(**arguments)
-    else:
-        from . import tfrecords
 
-        tallies = getattr(tfrecords, command)(**arguments)
+def run_prepare(arguments):
+    tallies = prepare(arguments.data, arguments.size, arguments.state)
     if tallies:
         report(tallies)
+
+
+def run_generate(arguments):
+    from .generate import generate
+
+    images = {"train": arguments.train, "val": arguments.val}
+    generate(arguments.out, images, arguments.seed, arguments.workers)
+
+
+def run_convert(arguments):
+    from .convert import convert
+
+    images = {"train": arguments.train, "val": arguments.val}
+    convert(arguments.src, arguments.out, images, arguments.workers)
+
+
+def run_check(arguments):
+    from .check import check
+
+    report(check(arguments.data))
 
 
 def parse_arguments():
@@ -64,104 +84,142 @@ def parse_arguments():
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_prepare(commands)
+    add_generate(commands)
+    add_convert(commands)
+    add_check(commands)
+    return parser.parse_args()
 
-    def add_command(name, summary, details, **folders):
-        command = commands.add_parser(
-            name, help=summary, description=f"{name} {summary}. {details}"
-        )
-        for folder, what in folders.items():
-            command.add_argument(folder, type=Path, metavar=folder.upper(), help=what)
-        return command
 
-    workers = {
-        "type": at_least(1),
-        "default": default_workers(),
-        "metavar": "K",
-        "help": "parallel workers (%(default)s: what CPUs and memory allow)",
-    }
-
-    command = add_command(
+def add_prepare(commands):
+    sizes = []
+    for name, images in SIZES.items():
+        sizes.append(f"{name} ({images['train']:,} + {images['val']:,} images)")
+    command = commands.add_parser(
         "prepare",
-        "makes, completes or only checks a data folder, as it needs",
-        "Data that you brought are only checked. Our images stay in build/clevr-SIZE.",
-        data="folder with train/ and val/ TFRecords, or empty",
+        help="fills an empty data folder with generated data, or checks what it holds",
+        description="If DATA is empty, makes a set in build/ and moves it there. "
+        "Files that are there are only checked, never changed. DATA must exist, except "
+        "for the default, data.",
+    )
+    command.set_defaults(run=run_prepare)
+    command.add_argument(
+        "data",
+        type=path,
+        metavar="DATA",
+        help="folder with train/ and val/ TFRecords, or empty",
     )
     command.add_argument(
         "--size",
         choices=SIZES,
-        help="of our own data: "
-        + ", ".join(
-            f"{size} ({images['train']:,} + {images['val']:,} images)"
-            for size, images in SIZES.items()
-        ),
+        help=f"{' or '.join(sizes)}; other data are an error",
     )
     command.add_argument(
         "--state",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="notes which files were found whole; they are not read again",
     )
 
-    command = add_command(
+
+def add_generate(commands):
+    command = commands.add_parser(
         "generate",
-        "makes scenes, images and questions in the layout of CLEVR v1.0",
-        "The same seed makes the same set. The same command resumes an interrupted run.",
-        out="folder to make",
+        help="makes scenes, images and questions in the layout of CLEVR v1.0",
+        description="The same seed makes the same set. The same command resumes an "
+        "interrupted one.",
+    )
+    command.set_defaults(run=run_generate)
+    command.add_argument("out", type=path, metavar="OUT", help="folder to make")
+    command.add_argument(
+        "--train", type=positive, required=True, metavar="N", help="training images"
     )
     command.add_argument(
-        "--train", type=at_least(1), required=True, metavar="N", help="training images"
+        "--val", type=positive, required=True, metavar="M", help="validation images"
     )
     command.add_argument(
-        "--val", type=at_least(1), required=True, metavar="M", help="validation images"
+        "--seed", type=natural, required=True, metavar="S", help="0, 1, ...: which set"
     )
-    command.add_argument(
-        "--seed",
-        type=at_least(0),
-        required=True,
-        metavar="S",
-        help="0, 1, ...: which set",
-    )
-    command.add_argument("--workers", **workers)
+    add_workers(command)
 
-    command = add_command(
+
+def add_convert(commands):
+    command = commands.add_parser(
         "convert",
-        "writes the coursework's TFRecords from the layout of CLEVR v1.0",
-        "An image takes 0.6 MB. The same command resumes an interrupted run.",
-        src="folder with images/{train,val}/*.png and "
+        help="writes the coursework's TFRecords from the layout of CLEVR v1.0",
+        description="An image takes 0.6 MB. The same command resumes an interrupted "
+        "one.",
+    )
+    command.set_defaults(run=run_convert)
+    command.add_argument(
+        "src",
+        type=path,
+        metavar="SRC",
+        help="folder with images/{train,val}/*.png and "
         "questions/CLEVR_{train,val}_questions.json",
-        out="folder for train/ and val/ *.tfrecords",
     )
     command.add_argument(
-        "--limit", type=at_least(1), metavar="N", help="only N images of each split"
+        "out", type=path, metavar="OUT", help="folder for train/ and val/ *.tfrecords"
     )
-    command.add_argument("--workers", **workers)
+    command.add_argument(
+        "--train", type=positive, metavar="N", help="only the first N training images"
+    )
+    command.add_argument(
+        "--val", type=positive, metavar="M", help="only the first M validation images"
+    )
+    add_workers(command)
 
-    add_command(
+
+def add_check(commands):
+    command = commands.add_parser(
         "check",
-        "reads all TFRecords and counts what they hold",
-        "Ends at the first error, which names the file, the record and the remedy.",
-        data="folder with train/ and val/ TFRecords",
+        help="reads all TFRecords and counts what they hold",
+        description="Ends at the first error, which names the file, the record and the "
+        "remedy.",
     )
-    return parser.parse_args()
+    command.set_defaults(run=run_check)
+    command.add_argument(
+        "data",
+        type=path,
+        metavar="DATA",
+        help="folder with train/ and val/ TFRecords",
+    )
 
 
-def at_least(least):
-    def number(text):
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(
-                f"{text} is not a whole number from {least}"
-            )
-        return int(text)
+def add_workers(command):
+    command.add_argument(
+        "--workers",
+        type=positive,
+        default=default_workers(),
+        metavar="K",
+        help="parallel workers (%(default)s, as many as CPUs)",
+    )
 
-    return number
+
+def path(text):
+    # A shell leaves ~ as it is in quotes and in make DATA_DIR=~/data.
+    return Path(os.path.expanduser(text))
+
+
+def natural(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
+    return int(text)
+
+
+def positive(text):
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
 
 
 def report(tallies):
-    """Prints what `tfrecords.check` counted."""
+    """Prints what `check` counted."""
     for split, tally in tallies.items():
         print(
-            f"{split}: {tally.images:,} images with {tally.questions:,} questions, files: {tally.files:,}"
+            f"{split}: {tally.images:,} images with {tally.questions:,} questions, "
+            f"files: {tally.files:,}"
         )
     train = tallies["train"]
     print(
@@ -170,10 +228,11 @@ def report(tallies):
     )
     print(f"answers of training: {len(train.answers)}")
     for name, answers in train.answers_by_type().items():
-        ((answer, number),) = answers.most_common(1)
+        total = answers.total()
+        answer, most = answers.most_common(1)[0]
         print(
-            f"  {name:10}{answers.total():9,} pairs {answers.total() / train.questions:6.1%}, "
-            f"most frequent: {answer} ({number / answers.total():.1%})"
+            f"  {name:10}{total:9,} pairs {total / train.questions:6.1%}, "
+            f"most frequent: {answer} ({most / total:.1%})"
         )
 
 

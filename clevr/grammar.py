@@ -1,7 +1,9 @@
-"""The English of the questions: a small grammar over the 80 words of CLEVR's vocabulary.
+"""The English of the questions: a small grammar over CLEVR's vocabulary of 80 words.
 
-`SENTENCES` are patterns. Each pair of braces is filled by `Mention` with the wording of a group of
-objects: its description and relations, with randomly chosen synonyms."""
+`SENTENCES` are patterns. Each pair of braces names a group of objects and one of the
+`WORDINGS` of it: its description and relations, with randomly chosen synonyms."""
+
+from string import Formatter
 
 WORDS = {
     "large": ("large", "big"),
@@ -19,10 +21,13 @@ SIDES = {
     "front": ("in front of",),
     "behind": ("behind",),
 }
-IT_FRACTION = 0.3  # of the questions that could, introduce the reference first: "There is a cube; ..."
-BARE_FRACTION = 0.25  # of single relations are told without "that is"
+# Fractions of the questions that could:
+IT_FRACTION = 0.3  # introduce the reference first: "There is a cube; ..."
+BARE_FRACTION = 0.25  # tell a single relation without "that is"
+A_THING_FRACTION = 0.3  # ask for "a thing", not for "anything"
 
-# x, y: the groups that the question is about; of: the reference of x; outer: of both sides of "or"
+# x, y: the groups that the question is about; of: the reference of x; outer: what holds
+# on both sides of "or"
 SENTENCES = {
     "count": (
         "How many {x:all} are there?",
@@ -138,37 +143,35 @@ SENTENCES = {
         "Is the number of {x:all} greater than the number of {y:all}?",
     ),
     "either": (
-        "How many {outer} are either {x:all} or {y:all}?",
-        "How many {outer} are {x:all} or {y:all}?",
-        "What number of {outer} are either {x:all} or {y:all}?",
-        "What is the number of {outer} that are either {x:all} or {y:all}?",
+        "How many {outer:plural} are either {x:all} or {y:all}?",
+        "How many {outer:plural} are {x:all} or {y:all}?",
+        "What number of {outer:plural} are either {x:all} or {y:all}?",
+        "What is the number of {outer:plural} that are either {x:all} or {y:all}?",
     ),
 }
 
 
 def say(question, rng):
-    """One of the ways to put a `questions.Question` into English."""
-    relations = question.group.relations
-    pattern, of = question.function, None
+    """One of the ways to put a `questions.Question` into English, drawn with `rng`."""
+    groups = {"x": question.group, "y": question.other}
     if question.outer is not None:
-        pattern = "either"
-    elif pattern in ("count", "exist") and relations:
-        pattern += " related"
-        if (
-            len(relations) == 1
-            and relations[0].function == "relate"
-            and rng.random() < IT_FRACTION
-        ):
-            pattern, of = (
-                question.function + " it",
-                Mention(relations[0].reference, rng),
-            )
-    text = pick(rng, SENTENCES[pattern]).format(
-        x=Mention(question.group, rng),
-        y=Mention(question.other, rng),
-        of=of,
-        outer=question.outer and noun(question.outer, rng, "s"),
-    )
+        kind = "either"
+        groups["outer"] = question.outer
+    else:
+        kind = question.function
+    relations = question.group.relations
+    if kind in ("count", "exist") and relations:
+        could_be_it = len(relations) == 1 and relations[0].function == "relate"
+        if could_be_it and rng.random() < IT_FRACTION:
+            kind += " it"
+            groups["of"] = relations[0].reference
+        else:
+            kind += " related"
+    text = ""
+    for literal, name, wording, _ in Formatter().parse(pick(rng, SENTENCES[kind])):
+        text += literal
+        if name:
+            text += WORDINGS[wording](groups[name], rng)
     return text[0].upper() + text[1:]
 
 
@@ -176,96 +179,123 @@ def pick(rng, options):
     return options[int(rng.random() * len(options))]
 
 
-def noun(description, rng, ending=""):
-    """ "small red ball": the adjectives of a description, and a noun."""
-    words = [pick(rng, WORDS.get(word, (word,))) for word in description[:3] if word]
-    return " ".join(words + [pick(rng, WORDS[description[3]]) + ending])
+# The wordings of a `questions.Group`. Each use chooses its synonyms anew.
 
 
-def article(words):
-    return ("an " if words[0] in "aeiou" else "a ") + words
+def singular(group, rng, ending=""):
+    """Red ball: the adjectives of the description, and a noun."""
+    *adjectives, shape = group.description
+    words = [pick(rng, WORDS.get(word, (word,))) for word in adjectives if word]
+    return " ".join([*words, pick(rng, WORDS[shape]) + ending])
 
 
-class Mention:
-    """The wordings of a `questions.Group`, for use in `SENTENCES`. Each use chooses its synonyms anew."""
+def plural(group, rng):
+    """Red balls; other red balls."""
+    return other(group) + singular(group, rng, "s")
 
-    def __init__(self, group, rng):
-        self.group, self.rng = group, rng
-        self.same = group is not None and any(
-            relation.function != "relate" for relation in group.relations
-        )
 
-    def __format__(self, wording):
-        match wording:
-            case "singular":  # red ball
-                return noun(self.group.description, self.rng)
-            case "plural":  # red balls; other red balls
-                return "other " * self.same + noun(
-                    self.group.description, self.rng, "s"
-                )
-            case (
-                "all"
-            ):  # red balls [that are] behind the cube; other red balls of the same ...
-                return f"{self:plural}{self.clause('are')}"
-            case (
-                "the"
-            ):  # the red ball [that is] behind the cube; the other red ball of the ...
-                return f"the {'other ' * self.same}{self:singular}{self.clause('is')}"
-            case (
-                "a"
-            ):  # a red ball [that is] behind the cube; another red ball of the same ...
-                words = (
-                    f"another {self:singular}"
-                    if self.same
-                    else article(f"{self:singular}")
-                )
-                return words + self.clause("is")
-            case "a_singular":  # a red ball
-                return article(f"{self:singular}")
-            case (
-                "anything"
-            ):  # as "a", but an object without description is mostly "anything"
-                if any(self.group.description) or self.rng.random() < 0.3:
-                    return f"{self:a}"
-                return "anything" + " else" * self.same + self.clause("is")
-            case "do":  # are behind the cube; have the same size as the cube
-                return " ".join(self.predicate())
-            case (
-                "do_any"
-            ):  # are any red balls behind the cube; do any other red balls have the ...
-                verb, rest = self.predicate()
-                begin, have = ("are", "") if verb == "are" else ("do", "have ")
-                return f"{begin} any {self:plural} {have}{rest}"
-            case "at_it":  # behind it
-                return f"{pick(self.rng, SIDES[self.group.relations[0].direction])} it"
+def every(group, rng):
+    """Red balls [that are] behind the cube; other red balls of the same size as ..."""
+    return plural(group, rng) + clause(group, rng, "are")
 
-    def predicate(self):
-        """The verb of the plural, and what follows it."""
-        phrases = []
-        for relation in self.group.relations:
-            reference = f"{Mention(relation.reference, self.rng):the}"
-            if relation.function == "relate":
-                verb, phrase = "are", pick(self.rng, SIDES[relation.direction])
-            else:
-                verb, name = (
-                    pick(self.rng, ("have", "are")),
-                    relation.function.removeprefix("same_"),
-                )
-                made_of = "made of " * (verb == "are" and name == "material")
-                phrase = f"{made_of}the same {name} as"
-            phrases.append(f"{phrase} {reference}")
-        if len(phrases) == 2 and self.rng.random() < 0.5:
-            phrases[0] = "both " + phrases[0]
-        return verb, " and ".join(phrases)
 
-    def clause(self, be):
-        """The relations, with a space in front; "" if there are none. `be` is "is" or "are"."""
-        if not self.group.relations:
-            return ""
-        verb, rest = self.predicate()
-        if len(self.group.relations) == 1 and self.rng.random() < BARE_FRACTION:
-            return " " + (
-                f"of {rest}" if self.same and not rest.startswith("made") else rest
-            )
-        verb = verb if be == "are" else {"are": "is", "have": "has"}[verb]
-        return f" that {verb} {rest}"
+def the(group, rng):
+    """The red ball [that is] behind the cube; the other red ball of the same ..."""
+    return f"the {other(group)}{singular(group, rng)}{clause(group, rng, 'is')}"
+
+
+def a(group, rng):
+    """A red ball [that is] behind the cube; another red ball of the same ..."""
+    if is_same(group):
+        words = f"another {singular(group, rng)}"
+    else:
+        words = a_singular(group, rng)
+    return words + clause(group, rng, "is")
+
+
+def a_singular(group, rng):
+    """A red ball."""
+    words = singular(group, rng)
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def anything(group, rng):
+    """As `a`, but an object without description is mostly "anything"."""
+    if any(group.description) or rng.random() < A_THING_FRACTION:
+        return a(group, rng)
+    word = "anything else" if is_same(group) else "anything"
+    return word + clause(group, rng, "is")
+
+
+def do(group, rng):
+    """Are behind the cube; have the same size as the cube."""
+    return " ".join(predicate(group, rng))
+
+
+def do_any(group, rng):
+    """Are any red balls behind the cube; do any other red balls have the same ..."""
+    verb, rest = predicate(group, rng)
+    if verb == "are":
+        return f"are any {plural(group, rng)} {rest}"
+    return f"do any {plural(group, rng)} have {rest}"
+
+
+def at_it(group, rng):
+    """Behind it."""
+    return f"{pick(rng, SIDES[group.relations[0].direction])} it"
+
+
+WORDINGS = {
+    "plural": plural,
+    "all": every,
+    "the": the,
+    "a": a,
+    "a_singular": a_singular,
+    "anything": anything,
+    "do": do,
+    "do_any": do_any,
+    "at_it": at_it,
+}
+
+
+def is_same(group):
+    """Whether the objects have something in common with another one."""
+    return any(relation.function != "relate" for relation in group.relations)
+
+
+def other(group):
+    return "other " if is_same(group) else ""
+
+
+def predicate(group, rng):
+    """The verb of the plural, and what follows it."""
+    verb = None
+    phrases = []
+    for relation in group.relations:
+        reference = the(relation.reference, rng)
+        if relation.function == "relate":
+            verb = "are"
+            phrase = pick(rng, SIDES[relation.direction])
+        else:
+            verb = pick(rng, ("have", "are"))
+            name = relation.function.removeprefix("same_")
+            phrase = f"the same {name} as"
+            if verb == "are" and name == "material":
+                phrase = f"made of {phrase}"
+        phrases.append(f"{phrase} {reference}")
+    if len(phrases) == 2 and rng.random() < 0.5:
+        phrases[0] = "both " + phrases[0]
+    return verb, " and ".join(phrases)
+
+
+def clause(group, rng, be):
+    """The relations behind a space, or nothing. `be` is "is" or "are"."""
+    if not group.relations:
+        return ""
+    verb, rest = predicate(group, rng)
+    if len(group.relations) == 1 and rng.random() < BARE_FRACTION:
+        of_same = is_same(group) and not rest.startswith("made")
+        return f" of {rest}" if of_same else f" {rest}"
+    if be == "is":
+        verb = {"are": "is", "have": "has"}[verb]
+    return f" that {verb} {rest}"

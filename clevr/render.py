@@ -1,11 +1,14 @@
-"""Renders a scene in CLEVR's style (Johnson et al., CVPR 2017, appendix) by ray tracing.
-Light is linear, 1 is white; numbers without a name were fitted to images by Blender's Cycles."""
+"""Renders a scene in CLEVR's style (Johnson et al., CVPR 2017, appendix) by ray
+tracing. Light is linear, and 1 is white."""
 
 import numpy as np
 from numba import njit
 
-WIDTH, HEIGHT = 480, 320  # of CLEVR's images, pixels
-LENS_X, LENS_Y = 16 / 35, 16 / 35 / 1.5  # half the film over the focal length
+# CLEVR's scene.
+WIDTH = 480  # pixels
+HEIGHT = 320
+LENS_X = 16 / 35  # half the film's width over the focal length
+LENS_Y = 16 / 35 / 1.5
 SIZES = {"large": 0.7, "small": 0.35}  # half edge, radius, half height
 COLORS = {
     "gray": (87, 87, 87),
@@ -17,31 +20,73 @@ COLORS = {
     "cyan": (41, 208, 208),
     "yellow": (255, 238, 51),
 }
-SHAPES = {
-    "cube": 0.18,
-    "sphere": 1.0,
-    "cylinder": 0.08,
-}  # radius of the edges over the size
-SOLID = np.dtype(
-    [("position", "f8", 3), ("color", "f8", 3), ("cube", "?"), ("metal", "?")]
-    + [(name, "f8") for name in ("size", "edge", "bound", "cos", "sin")]
-)
+EDGES = {"cube": 0.18, "sphere": 1.0, "cylinder": 0.08}  # their radius over the size
 LAMPS = (
-    (0.25, 78.5, (1, 0.932, 0.817)),  # key, back, fill: half side, watts, colour
-    (0.5, 39.3, (1, 1, 1)),
-    (0.25, 23.6, (0.762, 0.818, 1)),
+    (0.25, 78.5, (1, 0.932, 0.817)),  # key: half side, watts, colour
+    (0.5, 39.3, (1, 1, 1)),  # back
+    (0.25, 23.6, (0.762, 0.818, 1)),  # fill
+)
+GROUND = (0.8, 0.8, 0.8)  # colour
+GROUND_RISE = (-0.917, 0.396, 0.0)  # the direction in which, far away, it curves up
+
+# Fitted to images by Blender's Cycles, CLEVR's own renderer.
+SUN = (0.067, -0.031, 0.143)  # direction times intensity; soft, it casts no shadow
+RISE_LIGHT = 0.0024  # added to it by a unit of distance along GROUND_RISE
+RISE_END = 18.0  # the distance at which this ends
+OCCLUSION_REACH = 5  # a solid hides the sky up to this distance over its size
+OCCLUSION_WIDTH = 1.1  # the fraction of the sky that it hides, over its projected size
+OCCLUSION_DEPTH = 0.7  # the light that is lost there
+BLEEDING = 0.4  # the light that its colour gives there
+DIFFUSE = 0.3  # the fraction of a lamp's light that rubber and the ground reflect
+BOUNCE = 0.15  # the fraction that reaches rubber by way of the ground
+RIM = 0.07  # gloss of all solids where they are seen edgeways
+RIM_POWER = 5
+ROUGH = 0.2  # metal's two lobes (GGX): their widths
+SHARP = 0.02
+SHARP_OF_EDGE = 0.004  # over the radius of the edge: no highlight finer than a pixel
+MIRROR = 0.6  # the fraction of metal's light that comes from where it mirrors,
+BLUR = 0.3  # and that from all around there
+FLOOR_LIGHT = 0.2  # what metal mirrors of the ground,
+FLOOR_END = 0.37  # which fades with the mirrored direction's height
+FLOOR_FADE = 0.6
+FAR_LIGHT = 0.085  # what it mirrors of the rise,
+FAR_BEGIN = 0.45  # by the cosine to its direction
+FAR_FADE = 0.3
+DARK_LIGHT = 0.01  # what it mirrors of all else
+
+# Shadow rays go to a point in each of a lamp's 4x4 fields, the corners first.
+FIELD_COLUMNS = (0, 3, 0, 3, 1, 2, 1, 2, 0, 3, 0, 3, 1, 2, 1, 2)
+FIELD_ROWS = (0, 0, 3, 3, 0, 0, 3, 3, 1, 1, 2, 2, 1, 1, 2, 2)
+
+SOLID = np.dtype(
+    [
+        ("position", "f8", 3),
+        ("color", "f8", 3),
+        ("cube", "?"),
+        ("metal", "?"),
+        ("size", "f8"),
+        ("edge", "f8"),
+        ("bound", "f8"),
+        ("cos", "f8"),
+        ("sin", "f8"),
+    ]
 )
 LAMP = np.dtype(
-    [(name, "f8", 3) for name in ("position", "right", "up", "forward", "power")]
+    [
+        ("position", "f8", 3),
+        ("right", "f8", 3),
+        ("up", "f8", 3),
+        ("forward", "f8", 3),
+        ("power", "f8", 3),
+    ]
 )
-SUN = (0.067, -0.031, 0.143)  # direction times intensity, soft
-BACK = (-0.917, 0.396, 0.0)  # where, far away, the ground curves up
 NOTHING = (0.0, 0.0, 0.0)
 jit = njit(cache=True, error_model="numpy")
 
 
 def camera_axes(camera):
-    """Right, up and forward of a camera at `camera` that looks at the origin, z up: (3,) each."""
+    """Right, up and forward of a camera at `camera` that looks at the origin, z up:
+    (3,) each."""
     forward = -camera / np.linalg.norm(camera)
     right = np.cross(forward, (0.0, 0.0, 1.0))
     right /= np.linalg.norm(right)
@@ -49,7 +94,8 @@ def camera_axes(camera):
 
 
 def render(objects, rig, width=WIDTH, height=HEIGHT):
-    """The image of a scene, uint8 (height, width, 3), sRGB: the same bytes for the same scene."""
+    """The image of a scene, uint8 (height, width, 3), sRGB: the same bytes for the same
+    scene."""
     light = trace(solids_of(objects), lamps_of(rig), view_of(rig.camera), width, height)
     srgb = np.where(
         light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055
@@ -58,53 +104,49 @@ def render(objects, rig, width=WIDTH, height=HEIGHT):
 
 
 def view_of(camera):
-    """The camera, half the width and half the height of its film, and where it looks."""
+    """The camera, half the width and half the height of its film, and where it looks: a
+    tuple of four points, each a tuple of three floats."""
     right, up, forward = camera_axes(camera)
     return tuple(
-        tuple(v.tolist()) for v in (camera, right * LENS_X, up * LENS_Y, forward)
+        tuple(point.tolist())
+        for point in (camera, right * LENS_X, up * LENS_Y, forward)
     )
 
 
 def lamps_of(rig):
-    """The three lamps, squares that look at the origin, as an array of LAMP, power over pi."""
-    lamps = []
-    for position, (half, watts, color) in zip(
-        (rig.key, rig.back, rig.fill), LAMPS, strict=True
+    """The three lamps, squares that look at the origin: (3,) LAMP, power over pi."""
+    lamps = np.empty(3, LAMP)
+    positions = (rig.key, rig.back, rig.fill)
+    for lamp, position, (half, watts, color) in zip(
+        lamps, positions, LAMPS, strict=True
     ):
         right, up, forward = camera_axes(position)
-        lamps.append(
-            (
-                position,
-                right * half,
-                up * half,
-                forward,
-                np.multiply(color, watts / np.pi),
-            )
-        )
-    return np.array(lamps, LAMP)
+        lamp["position"] = position
+        lamp["right"] = right * half
+        lamp["up"] = up * half
+        lamp["forward"] = forward
+        lamp["power"] = np.multiply(color, watts / np.pi)
+    return lamps
 
 
 def solids_of(objects):
-    """The official object dicts as an array of SOLID."""
-    solids = []
-    for thing in objects:
-        size, angle = SIZES[thing["size"]], np.deg2rad(thing["rotation"])
-        edge, cube = SHAPES[thing["shape"]] * size, thing["shape"] == "cube"
-        bound = edge + (size - edge) * (3 if cube else 2) ** 0.5
-        solids.append(
-            (
-                thing["3d_coords"],
-                np.divide(COLORS[thing["color"]], 255),
-                cube,
-                thing["material"] == "metal",
-                size,
-                edge,
-                bound,
-                np.cos(angle),
-                np.sin(angle),
-            )
-        )
-    return np.array(solids, SOLID)
+    """The official dicts of n objects: (n,) SOLID."""
+    solids = np.empty(len(objects), SOLID)
+    for solid, thing in zip(solids, objects, strict=True):
+        size = SIZES[thing["size"]]
+        edge = EDGES[thing["shape"]] * size
+        cube = thing["shape"] == "cube"
+        angle = np.deg2rad(thing["rotation"])
+        solid["position"] = thing["3d_coords"]
+        solid["color"] = np.divide(COLORS[thing["color"]], 255)
+        solid["cube"] = cube
+        solid["metal"] = thing["material"] == "metal"
+        solid["size"] = size
+        solid["edge"] = edge
+        solid["bound"] = edge + (size - edge) * (3 if cube else 2) ** 0.5
+        solid["cos"] = np.cos(angle)
+        solid["sin"] = np.sin(angle)
+    return solids
 
 
 @jit
@@ -132,12 +174,16 @@ def distance(solid, p):
     x, y, z = along(p, solid.position, -1.0)
     flat = solid.size - solid.edge
     if solid.cube:
-        a, b = solid.cos * x + solid.sin * y, solid.cos * y - solid.sin * x
-        a, b = a - min(max(a, -flat), flat), b - min(max(b, -flat), flat)
-        x, y = solid.cos * a - solid.sin * b, solid.sin * a + solid.cos * b
+        a = solid.cos * x + solid.sin * y
+        b = solid.cos * y - solid.sin * x
+        a -= min(max(a, -flat), flat)
+        b -= min(max(b, -flat), flat)
+        x = solid.cos * a - solid.sin * b
+        y = solid.sin * a + solid.cos * b
     else:
         beyond = max(1 - flat / max(np.sqrt(x * x + y * y), 1e-9), 0.0)
-        x, y = x * beyond, y * beyond
+        x *= beyond
+        y *= beyond
     z -= min(max(z, -flat), flat)
     length = max(np.sqrt(x * x + y * y + z * z), 1e-9)
     return length - solid.edge, along(NOTHING, (x, y, z), 1 / length)
@@ -145,15 +191,17 @@ def distance(solid, p):
 
 @jit
 def hit(solid, origin, ray):
-    """How far a ray (unit direction) goes before it meets the solid; infinity if it does not."""
+    """How far a ray (unit direction) goes before it meets the solid; infinity if it
+    does not."""
     to = along(solid.position, origin, -1.0)
     middle = dot(to, ray)
     inside = solid.bound * solid.bound - dot(to, to) + middle * middle
     if inside <= 0.0 or middle + np.sqrt(inside) <= 0.0:
         return np.inf
-    # The distance from a convex solid is convex along a ray, so that Newton's steps never go
-    # too far: they either reach the surface or pass the point where the ray is nearest.
-    t, gap = max(middle - np.sqrt(inside), 0.0), np.inf
+    # The distance from a convex solid is convex along a ray, so Newton's steps never go
+    # too far: they reach the surface or pass the point where the ray is nearest.
+    t = max(middle - np.sqrt(inside), 0.0)
+    gap = np.inf
     while gap > 1e-5:
         gap, normal = distance(solid, along(origin, ray, t))
         slope = dot(normal, ray)
@@ -165,13 +213,19 @@ def hit(solid, origin, ray):
 
 @jit
 def nearest(solids, origin, ray, own):
-    """The first solid on a ray from solid `own`, -1 for the ground or none, and how far it is."""
-    first, t = -1, np.inf
+    """The first solid on a ray from solid `own`, -1 for the ground or none, and how far
+    it is."""
+    first = -1
+    t = np.inf
     for j in range(len(solids)):
-        there = hit(solids[j], origin, ray) if j != own else np.inf
-        if there < t:
-            first, t = j, there
-    return first, t if first >= 0 or ray[2] >= 0.0 else -origin[2] / ray[2]
+        if j != own:
+            there = hit(solids[j], origin, ray)
+            if there < t:
+                first = j
+                t = there
+    if first < 0 and ray[2] < 0.0:
+        t = -origin[2] / ray[2]
+    return first, t
 
 
 @jit
@@ -184,7 +238,8 @@ def ray_of(view, x, y, width, height):
 
 @jit
 def visible_solids(solids, view, width, height):
-    """The solid that each pixel's middle shows, -1 for the ground: int64 (height, width)."""
+    """The solid that each pixel's middle shows, -1 for the ground: int64 (height,
+    width)."""
     ids = np.empty((height, width), np.int64)
     for row, column in np.ndindex(height, width):
         ray = ray_of(view, column + 0.5, row + 0.5, width, height)
@@ -193,29 +248,45 @@ def visible_solids(solids, view, width, height):
 
 
 @jit
-def visible_fraction(solids, lamp, own, p, dither):
-    """The fraction of a lamp visible from p on solid `own`, which, being convex, does not block it."""
-    reach, between, blocked = along(lamp.position, p, -1.0), 0, 0
-    spread, once = np.sqrt(2 * dot(lamp.up, lamp.up)), 1 / dot(reach, reach)
+def solids_between(solids, lamp, own, p):
+    """The solids that may block a lamp from p on solid `own`, which, being convex, does
+    not: a bit set of those that touch the cone of light."""
+    reach = along(lamp.position, p, -1.0)
+    spread = np.sqrt(2 * dot(lamp.up, lamp.up))
+    once = 1 / dot(reach, reach)
+    between = 0
     for j in range(len(solids)):
         to = along(solids[j].position, p, -1.0)
         t = dot(to, reach) * once
-        if (
-            j != own
-            and t > 0.0
-            and (dot(to, to) - t * dot(to, reach) < (solids[j].bound + t * spread) ** 2)
-        ):
-            between |= 1 << j  # it touches the cone of light
-    for s in range(
-        16 if between else 0
-    ):  # a point in each of 4x4 fields, the corners first
-        a = (3 * (s & 1) ^ s >> 2 & 1) + dither
-        b = (3 * (s >> 1 & 1) ^ s >> 3) + (7 * dither + 0.618 * s) % 1.0
+        bound = solids[j].bound + t * spread
+        if j != own and t > 0.0 and dot(to, to) - t * dot(to, reach) < bound**2:
+            between |= 1 << j
+    return between
+
+
+@jit
+def is_blocked(solids, between, p, ray):
+    """Whether one of the solids in the bit set `between` is on a ray."""
+    for j in range(len(solids)):
+        if between >> j & 1 and hit(solids[j], p, ray) < np.inf:
+            return True
+    return False
+
+
+@jit
+def visible_fraction(solids, lamp, own, p, dither):
+    """The fraction of a lamp visible from p on solid `own`."""
+    between = solids_between(solids, lamp, own, p)
+    if not between:
+        return 1.0
+    reach = along(lamp.position, p, -1.0)
+    blocked = 0
+    for s in range(16):
+        a = FIELD_COLUMNS[s] + dither
+        b = FIELD_ROWS[s] + (7 * dither + 0.618 * s) % 1.0
         ray = unit(along(along(reach, lamp.right, a / 2 - 1), lamp.up, b / 2 - 1))
-        for j in range(len(solids)):
-            if between >> j & 1 and hit(solids[j], p, ray) < np.inf:
-                blocked += 1
-                break
+        if is_blocked(solids, between, p, ray):
+            blocked += 1
         if s == 3 and blocked % 4 == 0:
             return 1.0 - blocked / 4
     return 1.0 - blocked / 16
@@ -223,10 +294,13 @@ def visible_fraction(solids, lamp, own, p, dither):
 
 @jit
 def gloss(normal, ray, to, edge):
-    """The fraction of a lamp's light that metal reflects (GGX, Walter et al., EGSR 2007)."""
-    half, fraction = unit(along(to, ray, -1.0)), 0.0
-    for alpha in (0.2, 0.02 + 0.004 / edge):  # sharp, but not finer than a pixel
-        spread, k = dot(normal, half) ** 2 * (alpha * alpha - 1) + 1, alpha / 2
+    """The fraction of a lamp's light that metal reflects (GGX, Walter et al., EGSR
+    2007)."""
+    half = unit(along(to, ray, -1.0))
+    fraction = 0.0
+    for alpha in (ROUGH, SHARP + SHARP_OF_EDGE / edge):
+        spread = dot(normal, half) ** 2 * (alpha * alpha - 1) + 1
+        k = alpha / 2
         shadow = (dot(normal, to) * (1 - k) + k) * (
             max(-dot(normal, ray), 0.0) * (1 - k) + k
         )
@@ -236,44 +310,55 @@ def gloss(normal, ray, to, edge):
 
 @jit
 def soft_light(solids, own, p, normal):
-    """Sky light at p, less its occlusion by the solids (as spheres), plus their colour."""
-    free, bled = max(dot(normal, SUN), 0.0), NOTHING
-    free += 0.0024 * min(max(dot(p, BACK), 0.0), 18.0)
+    """Sky light at p, less its occlusion by the solids (as spheres), plus their
+    colour."""
+    free = max(dot(normal, SUN), 0.0)
+    free += RISE_LIGHT * min(max(dot(p, GROUND_RISE), 0.0), RISE_END)
+    bled = NOTHING
     for j in range(len(solids)):
         to = along(solids[j].position, p, -1.0)
-        cosine, far = dot(normal, to), np.sqrt(dot(to, to))
-        if j != own and cosine > 0.0 and far < 5 * solids[j].size:
-            fraction = min(1.1 * cosine * solids[j].size ** 2 / far**3, 1.0)
-            free *= 1 - 0.7 * fraction
-            bled = along(bled, solids[j].color, 0.4 * fraction * (1 - fraction))
+        cosine = dot(normal, to)
+        far = np.sqrt(dot(to, to))
+        if j != own and cosine > 0.0 and far < OCCLUSION_REACH * solids[j].size:
+            fraction = min(OCCLUSION_WIDTH * cosine * solids[j].size ** 2 / far**3, 1.0)
+            free *= 1 - OCCLUSION_DEPTH * fraction
+            bled = along(bled, solids[j].color, BLEEDING * fraction * (1 - fraction))
     return bled[0] + free, bled[1] + free, bled[2] + free
 
 
 @jit
+def lamp_light(solids, lamp, own, p, normal, ray, dither):
+    """The fraction of a lamp's power that p on solid `own` reflects."""
+    metal = own >= 0 and solids[own].metal
+    reach = along(lamp.position, p, -1.0)
+    to = unit(reach)
+    fraction = 0.0
+    if not metal:
+        fraction = BOUNCE * max(to[2], 0.0) * (1 - normal[2])
+    if dot(normal, to) > 0.0:
+        back = gloss(normal, ray, to, solids[own].edge) if metal else DIFFUSE
+        visible = visible_fraction(solids, lamp, own, p, dither)
+        fraction += dot(normal, to) * back * visible
+    return fraction * (max(-dot(to, lamp.forward), 0.0) / dot(reach, reach))
+
+
+@jit
 def shade(solids, lamps, own, p, ray, dither, mirrored):
-    """The light that solid `own` (-1: the ground) reflects at p, the `mirrored` light if it is metal."""
-    normal, color, metal, rim = (0.0, 0.0, 1.0), (0.8, 0.8, 0.8), False, 0.0
+    """The light that solid `own` (-1: the ground) reflects at p, the `mirrored` light
+    if it is metal."""
+    normal = (0.0, 0.0, 1.0)
+    color = GROUND
+    rim = 0.0
     if own >= 0:
-        normal, color = (
-            distance(solids[own], p)[1],
-            along(NOTHING, solids[own].color, 1.0),
-        )
-        metal, rim = solids[own].metal, 0.07 * (1 + dot(normal, ray)) ** 5
-    light = mirrored if metal else soft_light(solids, own, p, normal)
+        normal = distance(solids[own], p)[1]
+        color = along(NOTHING, solids[own].color, 1.0)
+        rim = RIM * (1 + dot(normal, ray)) ** RIM_POWER
+    if own >= 0 and solids[own].metal:
+        light = mirrored
+    else:
+        light = soft_light(solids, own, p, normal)
     for k in range(len(lamps)):
-        reach = along(lamps[k].position, p, -1.0)
-        to = unit(reach)
-        fraction = (
-            0.0 if metal else 0.15 * max(to[2], 0.0) * (1 - normal[2])
-        )  # from the ground
-        if dot(normal, to) > 0.0:
-            back = gloss(normal, ray, to, solids[own].edge) if metal else 0.3
-            fraction += (
-                dot(normal, to)
-                * back
-                * visible_fraction(solids, lamps[k], own, p, dither)
-            )
-        fraction *= max(-dot(to, lamps[k].forward), 0.0) / dot(reach, reach)
+        fraction = lamp_light(solids, lamps[k], own, p, normal, ray, dither)
         light = along(light, lamps[k].power, fraction)
     return (
         color[0] * light[0] + rim,
@@ -283,50 +368,60 @@ def shade(solids, lamps, own, p, ray, dither, mirrored):
 
 
 @jit
+def surroundings(ray):
+    """What metal mirrors where no solid is: the ground, or where it curves up."""
+    floor = min(max(FLOOR_END - ray[2] / FLOOR_FADE, 0.0), 1.0)
+    far = min(max((dot(ray, GROUND_RISE) - FAR_BEGIN) / FAR_FADE, 0.0), 1.0)
+    gray = max(FLOOR_LIGHT * floor, DARK_LIGHT + FAR_LIGHT * far)
+    return gray, gray, gray
+
+
+@jit
 def radiance(solids, lamps, eye, ray, dither):
     """The light that comes along a ray to the camera."""
     own, t = nearest(solids, eye, ray, -1)
-    p, mirrored = along(eye, ray, t), NOTHING
+    p = along(eye, ray, t)
+    mirrored = NOTHING
     if own >= 0 and solids[own].metal:
         normal = distance(solids[own], p)[1]
         mirror = along(ray, normal, -2 * dot(ray, normal))
         first, t = nearest(solids, p, mirror, own)
-        # Where no solid is, and for the blur: the ground, or where it curves up.
-        gray = max(
-            0.2 * min(max(0.37 - mirror[2] / 0.6, 0.0), 1.0),
-            0.01 + 0.085 * min(max((dot(mirror, BACK) - 0.45) / 0.3, 0.0), 1.0),
-        )
-        sharp = blur = (gray, gray, gray)
+        blur = surroundings(mirror)
+        sharp = blur
         if t < np.inf:
-            sharp = shade(
-                solids, lamps, first, along(p, mirror, t), mirror, dither, blur
-            )
-        mirrored = along(along(NOTHING, blur, 0.3), sharp, 0.6)
+            there = along(p, mirror, t)
+            sharp = shade(solids, lamps, first, there, mirror, dither, blur)
+        mirrored = along(along(NOTHING, blur, BLUR), sharp, MIRROR)
     return shade(solids, lamps, own, p, ray, dither, mirrored)
 
 
 @jit
-def trace(solids, lamps, view, width, height):
-    """The light of every pixel, 0 to 1, float32 (height, width, 3); dither after Jimenez, 2014."""
-    ids, light = (
-        visible_solids(solids, view, width, height),
-        np.zeros((height, width, 3), np.float32),
+def same_around(ids, row, column):
+    """Whether a pixel and its four neighbours show the same solid."""
+    height, width = ids.shape
+    return (
+        ids[max(row - 1, 0), column]
+        == ids[row, column]
+        == ids[row, max(column - 1, 0)]
+        == ids[min(row + 1, height - 1), column]
+        == ids[row, min(column + 1, width - 1)]
     )
+
+
+@jit
+def trace(solids, lamps, view, width, height):
+    """The light of every pixel, 0 to 1: float32 (height, width, 3)."""
+    ids = visible_solids(solids, view, width, height)
+    light = np.zeros((height, width, 3), np.float32)
     for row, column in np.ndindex(height, width):
-        same = (
-            ids[max(row - 1, 0), column]
-            == ids[row, column]
-            == ids[row, max(column - 1, 0)]
-            == ids[min(row + 1, height - 1), column]
-            == ids[row, min(column + 1, width - 1)]
-        )
-        rays = 1 if same else 2  # along each side of the pixel
+        rays = 1 if same_around(ids, row, column) else 2  # along each side of the pixel
+        # Interleaved gradient noise (Jimenez, 2014).
         dither = 52.9829189 * ((0.06711056 * column + 0.00583715 * row) % 1.0) % 1.0
         for s in range(rays * rays):
-            x, y = column + (s % rays + 0.5) / rays, row + (s // rays + 0.5) / rays
-            color = radiance(
-                solids, lamps, view[0], ray_of(view, x, y, width, height), dither
-            )
+            x = column + (s % rays + 0.5) / rays
+            y = row + (s // rays + 0.5) / rays
+            ray = ray_of(view, x, y, width, height)
+            color = radiance(solids, lamps, view[0], ray, dither)
             for c in range(3):
                 light[row, column, c] += min(color[c], 1.0) / (rays * rays)
     return light

@@ -1,4 +1,4 @@
-"""What several tests share: the command line, one small set of data that it made, and TFRecords."""
+"""What several tests share: the command line, a small set of data, and TFRecords."""
 
 import subprocess
 import sys
@@ -27,20 +27,11 @@ def clevr(*args, status=0):
 
 @pytest.fixture(scope="session")
 def tiny_layout(tmp_path_factory):
-    """A small set in the layout of CLEVR v1.0, made by two workers. Not to be written to."""
+    """A small set in the layout of CLEVR v1.0, made by two workers. Not to be written
+    to."""
     out = tmp_path_factory.mktemp("tiny") / "layout"
-    clevr(
-        "generate",
-        out,
-        "--train",
-        TINY["train"],
-        "--val",
-        TINY["val"],
-        "--seed",
-        TINY_SEED,
-        "--workers",
-        2,
-    )
+    sizes = ("--train", TINY["train"], "--val", TINY["val"])
+    clevr("generate", out, *sizes, "--seed", TINY_SEED, "--workers", 2)
     return out
 
 
@@ -96,18 +87,14 @@ def write_records(path, *records):
 
 
 def read_records(folder):
-    """The (image, [(question, answer), ...]) of all records, read without code of the project."""
+    """The (image, [(question, answer), ...]) of all records, read without code of the
+    project."""
     import tensorflow as tf
 
-    for record in tf.data.TFRecordDataset(
-        [str(path) for path in sorted(folder.iterdir())]
-    ):
-        feature = tf.train.Example.FromString(record.numpy()).features.feature
-        (image,), *texts = (
-            feature[name].bytes_list.value for name in ("image", "question", "answer")
-        )
-        pairs = [
-            (question.decode(), answer.decode())
-            for question, answer in zip(*texts, strict=True)
-        ]
-        yield np.frombuffer(image, "<i4").reshape(224, 224, 3), pairs
+    files = [str(path) for path in sorted(folder.iterdir())]
+    for record in tf.data.TFRecordDataset(files).as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        questions = [text.decode() for text in feature["question"].bytes_list.value]
+        answers = [text.decode() for text in feature["answer"].bytes_list.value]
+        pixels = np.frombuffer(feature["image"].bytes_list.value[0], "<i4")
+        yield pixels.reshape(224, 224, 3), list(zip(questions, answers, strict=True))

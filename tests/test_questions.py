@@ -1,5 +1,6 @@
-"""Checks the questions against two readers that share nothing with the code under test: an
-interpreter of the official functions over plain sets, and a parser of the English."""
+"""Checks the questions against two readers that share nothing with the code under test:
+an interpreter of the official functions over plain sets, and a parser of the
+English."""
 
 import re
 from collections import Counter
@@ -24,19 +25,19 @@ VALUES = {
 @pytest.fixture(scope="module")
 def asked():
     """Pairs of a scene and a question about it."""
-    counts, pairs = {}, []
+    counts = {}
+    pairs = []
     for i in range(SCENES):
         scene = sample_scene(np.random.default_rng([11, i]))
         graph = {"objects": scene.objects, "relationships": scene.relationships}
-        pairs += [
-            (graph, question)
-            for question in ask(graph, np.random.default_rng([0, i]), counts)
-        ]
+        for question in ask(graph, np.random.default_rng([0, i]), counts):
+            pairs.append((graph, question))
     return pairs
 
 
 def run(program, scene):
-    """The output of every node: a set of objects, one object, a number, a value, or a boolean."""
+    """The output of every node: a set of objects, one object, a number, a value, or a
+    boolean."""
     outputs = []
     for node in program:
         inputs = [outputs[i] for i in node["inputs"]]
@@ -45,23 +46,18 @@ def run(program, scene):
 
 
 def execute(function, values, scene, x=None, y=None):
-    objects, (verb, _, attribute) = scene["objects"], function.partition("_")
+    """The output of one node, whose inputs are x and y."""
+    objects = scene["objects"]
+    verb, _, attribute = function.partition("_")
     assert len(values) == (verb == "filter" or function == "relate"), function
     if function == "unique":
-        (thing,) = x  # fails where "the" is ill-posed
-        return thing
+        assert len(x) == 1  # or "the" is ill-posed
+        return min(x)
     return {
         "scene": lambda: set(range(len(objects))),
         "filter": lambda: {i for i in x if objects[i][attribute] == values[0]},
         "relate": lambda: set(scene["relationships"][values[0]][x]),
-        "same": lambda: (
-            {
-                i
-                for i, _ in enumerate(objects)
-                if objects[i][attribute] == objects[x][attribute]
-            }
-            - {x}
-        ),
+        "same": lambda: same(objects, attribute, x),
         "query": lambda: objects[x][attribute],
         "count": lambda: len(x),
         "exist": lambda: bool(x),
@@ -73,9 +69,15 @@ def execute(function, values, scene, x=None, y=None):
     }[verb]()
 
 
-# A parser of the English. Capitals stand for phrases: N is a noun in the plural, n in the singular; G and S
-# are a noun and where its objects are, D is "the S"; X says where by relations, O by "or"; V and W are whole
-# questions; T is an attribute. Braces hold alternatives. All possible readings are followed.
+def same(objects, attribute, x):
+    value = objects[x][attribute]
+    return {i for i, thing in enumerate(objects) if thing[attribute] == value} - {x}
+
+
+# A parser of the English. Capitals stand for phrases: N is a noun in the plural, n in
+# the singular; G and S are a noun and where its objects are, D is "the S"; X says where
+# by relations, O by "or"; V and W are whole questions; T is an attribute. Braces hold
+# alternatives. All possible readings are followed.
 
 NOUNS = {
     "thing": [],
@@ -111,7 +113,8 @@ def filtered(values, base):
 
 
 def group(noun, place=("scene",)):
-    """Objects are called "other" if they are the same as an object in something, and only then."""
+    """Objects are called "other" if they are the same as an object in something, and
+    only then."""
     values, other = noun
     return filtered(values, place) if other == place[0].startswith("same") else None
 
@@ -181,7 +184,8 @@ def expand(pattern):
 
 
 def match(words, items):
-    """Yields (meanings of the phrases, words behind them) for all readings of a pattern."""
+    """Yields (meanings of the phrases, words behind them) for all readings of a
+    pattern."""
     if not items:
         yield (), words
     elif items[0] in (*PHRASES, "N", "n"):
@@ -194,132 +198,128 @@ def match(words, items):
 
 def phrase(words, symbol):
     """Yields (meaning, words behind it) for all readings of a phrase."""
-    if symbol in PHRASES:
-        for pattern, action in PHRASES[symbol]:
-            for items in expand(pattern):
-                for parts, rest in match(words, items):
-                    if meaning := action(*parts):
-                        yield meaning, rest
-    else:
-        other = words[0] == "other"
-        adjectives = [*takewhile(ADJECTIVES.__contains__, words[other:])]
-        noun, *rest = words[other + len(adjectives) :]
-        if noun.endswith("s") == (symbol == "N") and noun.removesuffix("s") in NOUNS:
-            values = [*map(ADJECTIVES.get, adjectives), *NOUNS[noun.removesuffix("s")]]
-            yield (frozenset(values), other), rest
+    if symbol in ("N", "n"):
+        yield from noun(words, symbol == "N")
+        return
+    for pattern, action in PHRASES[symbol]:
+        for items in expand(pattern):
+            for parts, rest in match(words, items):
+                meaning = action(*parts)
+                if meaning:
+                    yield meaning, rest
+
+
+def noun(words, is_plural):
+    """Yields ((values, whether "other" is said), words behind it), or nothing."""
+    other = words[0] == "other"
+    words = words[other:]
+    adjectives = list(takewhile(ADJECTIVES.__contains__, words))
+    last, *rest = words[len(adjectives) :]
+    if last.endswith("s") == is_plural and last.removesuffix("s") in NOUNS:
+        values = {ADJECTIVES[word] for word in adjectives}
+        yield (frozenset(values.union(NOUNS[last.removesuffix("s")])), other), rest
 
 
 def read(text):
     """All meanings of a question."""
-    text = (
-        text.lower()
-        .replace("another", "a other")
-        .replace("anything else", "a other thing")
-    )
-    text = text.replace("anything", "a thing").replace("?", " ?")
+    text = text.lower().replace("?", " ?").replace("another", "a other")
+    text = text.replace("anything else", "a other thing").replace("anything", "a thing")
     # There is a cube; what is its size? -> what is the size of the cube?
     text = re.sub(r"there is an? (.*); (.*)\bits (\w+)", r"\2the \3 of the \1", text)
     text = re.sub(r"there is an? (.*); (.*)\bit\b", r"\2the \1", text)
-    return {
-        (function.replace("T", name), *meanings)
-        for function, patterns in QUESTIONS.items()
-        for name in (VALUES if "T" in function else [""])
-        for pattern in patterns
-        for items in expand(pattern.replace("T", name) + " ?")
-        for meanings, end in match(text.split(), items)
-        if not end
-    }
+    readings = set()
+    for function, patterns in QUESTIONS.items():
+        for name in VALUES if "T" in function else [""]:
+            for pattern in patterns:
+                for items in expand(pattern.replace("T", name) + " ?"):
+                    for meanings, end in match(text.split(), items):
+                        if not end:
+                            readings.add((function.replace("T", name), *meanings))
+    return readings
 
 
-def meaning_of(program):
-    """A program in the parser's terms: filters gathered, and no nodes for which English has no word."""
-
-    def at(i):
-        node = program[i]
-        function, inputs = node["function"], [at(j) for j in node["inputs"]]
-        if function.startswith("filter"):
-            (base,) = inputs
-            values, base = base[1:] if base[0] == "filter" else (frozenset(), base)
-            return filtered(values | {*node["value_inputs"]}, base)
-        if (
-            function == "unique"
-            or i < len(program) - 1
-            and function.startswith(("count", "query"))
-        ):
-            return inputs[0]
-        return ("_".join((function, *node["value_inputs"])), *inputs)
-
-    return at(len(program) - 1)
+def meaning_of(program, i=-1):
+    """Node i of a program in the parser's terms: filters gathered, and no nodes for
+    which English has no word."""
+    node = program[i]
+    function = node["function"]
+    inputs = [meaning_of(program, j) for j in node["inputs"]]
+    if function.startswith("filter"):
+        base = inputs[0]
+        values = frozenset(node["value_inputs"])
+        if base[0] == "filter":
+            values |= base[1]
+            base = base[2]
+        return filtered(values, base)
+    if function == "unique":
+        return inputs[0]
+    if i != -1 and function.startswith(("count", "query")):
+        return inputs[0]
+    return ("_".join((function, *node["value_inputs"])), *inputs)
 
 
 def test_the_english_says_what_the_program_asks_and_nothing_else(asked):
     for _, question in asked:
-        assert read(question["question"]) == {meaning_of(question["program"])}, (
-            question["question"]
-        )
-        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", question["question"].lower())
-    one, two = (
-        read(f"How many balls are left of the cube {join} behind the big thing?")
-        for join in ("that is", "and")
-    )
-    assert (
-        len(one) == len(two) == 1
-        and one != two
-        and not read("How many balls are left of a cube?")
-    )
+        text = question["question"]
+        assert read(text) == {meaning_of(question["program"])}, text
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text.lower())
 
 
-def test_answers_are_what_the_programs_give_and_no_filter_or_relation_can_be_left_out(
-    asked,
-):
-    """Replaces each by a node that lets all pass; the set that it helps to describe must change."""
+def test_the_parser_tells_meanings_apart():
+    chain = read("How many balls are left of the cube that is behind the big thing?")
+    both = read("How many balls are left of the cube and behind the big thing?")
+    assert len(chain) == len(both) == 1
+    assert chain != both
+    assert not read("How many balls are left of a cube?")
+
+
+def test_answers_are_what_the_programs_give(asked):
+    for scene, question in asked:
+        output = str(run(question["program"], scene)[-1])
+        answer = {"True": "yes", "False": "no"}.get(output, output)
+        assert answer == question["answer"], question
+
+
+def test_no_filter_or_relation_can_be_left_out(asked):
+    """Replaces each by a node that lets all pass; the set that it helps to describe
+    must change."""
     for scene, question in asked:
         program = question["program"]
         users = {j: i for i, node in enumerate(program) for j in node["inputs"]}
         outputs = run(program, scene)
-        answer = {"True": "yes", "False": "no"}.get(str(outputs[-1]), str(outputs[-1]))
-        assert answer == question["answer"], question
         for i, node in enumerate(program):
             if node["function"].startswith("filter"):
-                node = {
-                    "function": "union",
-                    "inputs": node["inputs"] * 2,
-                    "value_inputs": [],
-                }
+                passing = {"function": "union", "inputs": node["inputs"] * 2}
             elif node["function"].startswith(("relate", "same")):
-                node = {"function": "scene", "inputs": [], "value_inputs": []}
+                passing = {"function": "scene", "inputs": []}
             else:
                 continue
+            passing["value_inputs"] = []
             end = i
             while program[users[end]]["function"] not in ("unique", "count", "exist"):
                 end = users[end]
-            changed = run([*program[:i], node, *program[i + 1 : end + 1]], scene)
-            assert changed[end] != outputs[end], (question["question"], program[i])
+            changed = run([*program[:i], passing, *program[i + 1 : end + 1]], scene)
+            assert changed[end] != outputs[end], (question["question"], node)
 
 
-def test_families_and_answers_are_balanced(asked):
-    assert (
-        len({(id(scene), question["question"]) for scene, question in asked})
-        == 10 * SCENES
-    )
+def test_families_are_balanced(asked):
+    texts = {(id(scene), question["question"]) for scene, question in asked}
+    assert len(texts) == 10 * SCENES
     families = Counter(question["question_family_index"] for _, question in asked)
-    assert (
-        sorted(families) == list(range(90))
-        and max(families.values()) - min(families.values()) <= 2
-    )
+    assert sorted(families) == list(range(90))
+    assert max(families.values()) - min(families.values()) <= 2
+
+
+def test_answers_are_balanced(asked):
     answers = {}
     for _, question in asked:
-        answers.setdefault(question["program"][-1]["function"], Counter())[
-            question["answer"]
-        ] += 1
+        function = question["program"][-1]["function"]
+        answers.setdefault(function, Counter())[question["answer"]] += 1
     for function, counts in answers.items():
-        fair = (
-            0.347
-            if function == "count"
-            # the most frequent count of CLEVR's release
-            else 1 / len(VALUES.get(function.removeprefix("query_"), ("yes", "no")))
-        )
+        options = VALUES.get(function.removeprefix("query_"), ("yes", "no"))
+        fair = 1 / len(options)
+        if function == "count":
+            fair = 0.347  # of the most frequent count of CLEVR's release
+        error = (fair * (1 - fair) / counts.total()) ** 0.5
         fraction = max(counts.values()) / counts.total()
-        assert (
-            fraction < fair + 3 * (fair * (1 - fair) / counts.total()) ** 0.5 + 0.02
-        ), function
+        assert fraction < fair + 3 * error + 0.02, function
