@@ -101,7 +101,9 @@ class TypstExporter(Exporter):
         if cell.cell_type == "raw":
             return plain(cell.source)
         source, cut = shortened(cell.source)
-        outputs = "".join(f"[\n{self.output(output)}\n]" for output in cell.outputs)
+        outputs = "".join(
+            f"[\n{output}\n]" for output in map(self.output, cell.outputs) if output
+        )
         count = cell.execution_count or "none"
         return f"#code-cell({count}, {typst_string(source)}){outputs}\n\n{cut}"
 
@@ -134,7 +136,7 @@ class TypstExporter(Exporter):
                     note(f"{other} not set")
                     for other in data.keys() - set(PREFERENCE) - REDUNDANT
                 )
-            if source.strip() or kind == "text/markdown":
+            if source.strip() or kind in ("text/markdown", "text/plain"):
                 return notes + source
             notes += note(f"{kind} not set")
         return notes or note(f"output not set: {', '.join(data) or 'empty'}")
@@ -263,8 +265,10 @@ def note(message):
 
 
 def plain(text, kind="result"):
-    """A text in Typst as a terminal shows it."""
+    """A text in Typst as a terminal shows it; "" if that is nothing."""
     text, cut = shortened(strip_ansi(text).rstrip())
+    if not text:
+        return ""
     return f'#plain-output({typst_string(text)}, "{kind}")\n\n{cut}'
 
 
