@@ -25,7 +25,12 @@ from traitlets import List, Unicode
 
 TYPST = Path(__file__).resolve().parent / "typst"
 STYLE = (TYPST / "style.typ").read_text("utf-8")
-FONTS = [str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")]
+# Its Last Resort font would hide that a character has no glyph.
+FONTS = [
+    str(path)
+    for path in sorted(Path(matplotlib.get_data_path(), "fonts/ttf").glob("*.ttf"))
+    if not path.name.startswith("LastResort")
+]
 # Jupyter's Markdown. Pandoc's own would take "a) ..." for a list and a line of dashes
 # for a table.
 MARKDOWN = (

@@ -51,7 +51,7 @@ end
 -- Typst leaves out what an SVG holds as HTML, such as Mermaid's labels.
 local function html_in_svg(svg)
   local labels = {}
-  for html in svg:gmatch("<foreignObject.->(.-)</foreignObject>") do
+  for html in svg:gmatch("<foreign[Oo]bject.->(.-)</foreign[Oo]bject>") do
     table.insert(labels, html:gsub("<.->", " "):gsub("%s+", " "):match("^ ?(.-) ?$"))
   end
   return table.concat(labels, ", ")
