@@ -106,11 +106,10 @@ class TypstExporter(Exporter):
         if cell.cell_type == "raw":
             return plain(cell.source)
         source, cut = shortened(cell.source)
-        outputs = "".join(
-            f"[\n{output}\n]" for output in map(self.output, cell.outputs) if output
-        )
+        outputs = [self.output(output) for output in cell.outputs]
+        blocks = "".join(f"[\n{output}\n]" for output in outputs if output.strip())
         count = cell.execution_count or "none"
-        return f"#code-cell({count}, {typst_string(source)}){outputs}\n\n{cut}"
+        return f"#code-cell({count}, {typst_string(source)}){blocks}\n\n{cut}"
 
     def output(self, output):
         """An output in Typst."""

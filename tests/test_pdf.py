@@ -305,21 +305,29 @@ def test_what_is_longer_than_a_page_goes_on_and_ends(tmp_path, kind):
     assert page["begin0mark"] == 1 and page["end0mark"] == len(pages) >= 3
 
 
-def test_code_stays_with_its_figure_and_no_page_is_a_third_empty(tmp_path):
-    for inches, code_lines in ((2, 10), (3, 20), (8, 5)):
-        cell = v4.new_code_cell(
-            lines(0, code_lines), outputs=[shown(image_png=image(6, inches))]
-        )
-        page, _ = page_of(tmp_path, *["text"] * 30, cell)
-        assert page["begin0mark"] == page["image"]
-    small = [
-        v4.new_code_cell(
-            lines(number, 3 + number % 7), outputs=[shown(image_png=image(6, 2))]
-        )
-        for number in range(12)
-    ]
-    several = [shown(image_png=image(6, 2))] * 12
-    _, pages = page_of(tmp_path, *small, several)
+def code_with_figure(code_lines, inches):
+    outputs = [shown(image_png=image(6, inches))]
+    return v4.new_code_cell(lines(0, code_lines), outputs=outputs)
+
+
+@pytest.mark.parametrize("size", [(10, 2), (20, 3), (5, 8)])
+def test_code_stays_with_its_figure_where_this_leaves_no_half_page(tmp_path, size):
+    page, _ = page_of(tmp_path, *["text"] * 30, code_with_figure(*size))
+    assert page["begin0mark"] == page["image"]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [code_with_figure(3 + number % 7, 2) for number in range(12)],
+        ["text"] * 20 + [[shown(image_png=image(6, 2.9))] * 12],
+        ["text"] * 22 + [code_with_figure(20, 3.8)],
+    ],
+    ids=["short cells", "figures of one cell", "long code"],
+)
+def test_no_page_is_a_third_empty_before_what_could_fill_it(tmp_path, cells):
+    _, _, pages = export(tmp_path, *cells)
+    assert len(pages) > 1
     for page in pages[:-1]:
         last = np.flatnonzero((page[:800] < 250).any(axis=1))[-1]
         assert last > 842 * 2 / 3
