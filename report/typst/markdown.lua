@@ -18,15 +18,28 @@ local function Math(math)
   return {pandoc.Code(math.text), pandoc.Space(), note("formula not set")}
 end
 
+-- Pandoc would fetch a frame's page and drop the rest; as images they get a note.
+local embedded = pandoc.List({"iframe", "video", "audio", "canvas", "object", "embed"})
+
+local function as_image(text, tag)
+  return text:gsub("<" .. tag .. "(%f[%A][^>]*)", function(attributes)
+    local source = attributes:find("src=") and "" or ' src="' .. tag .. '"'
+    return "<img" .. source .. attributes
+  end)
+end
+
 local function from_html(text)
-  -- Pandoc would fetch a frame's page; as an image it is left out with a note.
-  return pandoc.read(text:gsub("<iframe", "<img"), "html-native_divs-native_spans").blocks
+  for _, tag in ipairs(embedded) do text = as_image(text, tag) end
+  -- Of an <svg> within Markdown, single tags come here.
+  if not text:find("</svg>") then text = as_image(text, "svg") end
+  return pandoc.read(text, "html-native_divs-native_spans").blocks
 end
 
 -- Of single tags within a line, those that set something by themselves.
 local function RawInline(raw)
   if raw.format ~= "html" then return Math(pandoc.Math("DisplayMath", raw.text)) end
-  local kept = raw.text:match("^<br") or raw.text:match("^<img")
+  local tag = raw.text:match("^<(%a+)")
+  local kept = tag == "br" or tag == "img" or tag == "svg" or embedded:includes(tag)
   return kept and pandoc.utils.blocks_to_inlines(from_html(raw.text)) or {}
 end
 
@@ -35,14 +48,27 @@ local function RawBlock(raw)
   return pandoc.Para(Math(pandoc.Math("DisplayMath", raw.text)))
 end
 
+-- Typst leaves out what an SVG holds as HTML, such as Mermaid's labels.
+local function html_in_svg(svg)
+  local labels = {}
+  for html in svg:gmatch("<foreign[Oo]bject.->(.-)</foreign[Oo]bject>") do
+    table.insert(labels, html:gsub("<.->", " "):gsub("%s+", " "):match("^ ?(.-) ?$"))
+  end
+  return table.concat(labels, ", ")
+end
+
 local function Image(image)
   local remote = image.src:match("^%a[%w+.-]*://") or image.src:match("^//")
-  if remote or not pcall(pandoc.mediabag.fetch, image.src) then
+  local fetch = remote and error or pandoc.mediabag.fetch
+  local found, kind, content = pcall(fetch, image.src)
+  if not found or not (kind:match("^image/") or kind == "application/pdf") then
     return note("not available: " .. pandoc.text.sub(image.src, 1, 200))
   end
   -- A browser obeys the style, pandoc only the attribute.
   image.attributes.width = image.attributes.width
     or (image.attributes.style or ""):match("width:%s*([%d.]+%a+)")
+  local labels = html_in_svg(content)
+  if labels ~= "" then return {image, note("HTML in this image not set: " .. labels)} end
   return image
 end
 
