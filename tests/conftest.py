@@ -1,10 +1,10 @@
 """What several tests share: the command line, a small set of data, and TFRecords."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -43,12 +43,41 @@ def tiny_data(tiny_layout):
     return out
 
 
-@pytest.fixture(scope="module")
-def keep_policy():
-    """Restores the precision, which the notebook's cells set."""
-    policy = keras.config.dtype_policy()
-    yield
-    keras.config.set_dtype_policy(policy)
+@pytest.fixture(scope="session")
+def executed_settings(tiny_data, tmp_path_factory):
+    """The parameters of the one execution of the whole notebook."""
+    return {
+        "DATA_DIR": tiny_data,
+        "CHECKPOINT_DIR": tmp_path_factory.mktemp("executed") / "run",
+        "EPOCHS": 1,
+        "LONGER_EPOCHS": 2,
+        "BATCH_SIZE": 8,
+        "DEMONSTRATION_EPOCHS": 2,
+        "SQUARES_EPOCHS": 1,
+    }
+
+
+@pytest.fixture(scope="session")
+def executed(executed_settings, tmp_path_factory):
+    """The notebook executed with settings in the user's shell that would mislead it."""
+    from execution import NOTEBOOK, execute
+
+    keras_home = tmp_path_factory.mktemp("keras")
+    config = {"image_data_format": "channels_first", "backend": "jax"}
+    (keras_home / "keras.json").write_text(json.dumps(config))
+    output = tmp_path_factory.mktemp("executed") / "notebook.ipynb"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HOME", str(keras_home))
+        patch.setenv("KERAS_BACKEND", "jax")
+        patch.setenv("TF_USE_LEGACY_KERAS", "1")
+        patch.setenv("MPLBACKEND", "Agg")
+        return execute(NOTEBOOK, output, **executed_settings)
+
+
+@pytest.fixture(scope="session")
+def executed_run(executed, executed_settings):
+    """The folder of that run."""
+    return executed_settings["CHECKPOINT_DIR"]
 
 
 def snapshot(folder):

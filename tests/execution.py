@@ -8,27 +8,26 @@ from conftest import ROOT
 from nbformat.v4 import new_code_cell
 
 NOTEBOOK = ROOT / "coursework2.ipynb"
-FAST = {"BATCH_SIZE": 8, "DEMONSTRATION_EPOCHS": 0, "SQUARES_EPOCHS": 0}
 
 
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def copy_until(path, text, *more):
-    """Writes the notebook up to the code cell that holds `text`, then cells `more`."""
+def copy_until(path, text, *names):
+    """Writes the notebook up to the code cell that holds `text`, then the cells of these
+    names in tests/cells."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (last,) = [i for i, cell in enumerate(notebook.cells) if text in cell.source]
-    notebook.cells = notebook.cells[: last + 1] + [*map(new_code_cell, more)]
+    notebook.cells = notebook.cells[: last + 1]
+    for name in names:
+        source = (ROOT / "tests" / "cells" / f"{name}.py").read_text()
+        notebook.cells.append(new_code_cell(source))
     nbformat.write(notebook, path)
     return path
 
 
 def start(notebook, output, **parameters):
-    """Starts papermill; what it and the kernel print goes to a file beside `output`."""
+    """Starts papermill in the background; what it prints goes to a file by `output`."""
     arguments = []
     for name, value in parameters.items():
-        arguments += ["-r" if isinstance(value, str) else "-p", name, str(value)]
+        arguments += ["-p", name, str(value)]
     with open(output.with_suffix(".txt"), "w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "papermill", notebook, output, "--cwd", ROOT]
@@ -36,3 +35,20 @@ def start(notebook, output, **parameters):
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+
+def execute(notebook, output, **parameters):
+    """The executed notebook. An error in a cell fails the test with its message."""
+    process = start(notebook, output, **parameters)
+    log = output.with_suffix(".txt")
+    assert process.wait() == 0, log.read_text()[-3000:]
+    return nbformat.read(output, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(cell):
+    texts = [output.text for output in cell.outputs if output.output_type == "stream"]
+    return "".join(texts)
