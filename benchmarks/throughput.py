@@ -1,149 +1,93 @@
-"""How fast this machine trains the notebook's model, beside the rate of its matrix products.
+"""Measures how fast this machine trains the notebook's model, and feeds it.
 
-The code under test is the notebook's own: its tagged cells are executed. Each measurement runs in a new
-process, as settings such as precision are global. A training step takes 9.6 GFLOP an image: 1,622
-million multiply-adds forward and twice as many backward. Leave the machine alone meanwhile."""
+Four cases show what two choices of the notebook gain: Keras's own BatchNormalization
+or FusedBatchNormalization, each in float32 and in mixed_bfloat16. Each case is a
+kernel of its own, which executes a copy of the notebook up to 2f and then a few steps
+of `fit`. The cases take turns, so that a slow minute hits all of them; the table gives
+medians of three turns. Peak memory is the kernel's, without a GPU's.
+
+Leave the machine alone meanwhile: a kernel takes about a minute on small data, and
+several on data of the coursework's size.
+"""
 
 import argparse
-import os
-import resource
+import json
+import shutil
+import subprocess
 import sys
-import time
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import tempfile
 from pathlib import Path
-from timeit import repeat
 
-import numpy as np
+import nbformat
+import pandas as pd
+from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from cells import run_cells  # noqa: E402
-
-GFLOP_PER_IMAGE = 9.6
-WARM_UP, STEPS = (
-    2,
-    6,
-)  # steps that trace and fill caches; steps timed: on a GPU, take 50
+MEASURE = Path(__file__).with_name("measure.py")
+CPUINFO = Path("/proc/cpuinfo")
+TURNS = 3
 
 
-def measure_peak(dtype):
-    """GFLOP/s of the product of two 4096 x 4096 matrices."""
-    tf = run_cells("imports")["tf"]
-    a, b = (tf.cast(tf.random.normal((4096, 4096)), dtype) for _ in range(2))
-    gflops = (
-        2
-        * 4096**3
-        / min(repeat(lambda: tf.matmul(a, b)[0, 0].numpy(), number=1, repeat=8))
-        / 1e9
-    )
-    return [
-        (f"matrix product, {dtype}", gflops / GFLOP_PER_IMAGE, f"{gflops:,.0f} GFLOP/s")
-    ]
+def write_notebook(file):
+    """The notebook up to the definition of build_film, then measure.py as a cell."""
+    notebook = nbformat.read(ROOT / "coursework2.ipynb", as_version=4)
+    sources = [cell.source for cell in notebook.cells]
+    (last,) = [i for i, source in enumerate(sources) if "def build_film()" in source]
+    notebook.cells = [*notebook.cells[: last + 1], new_code_cell(MEASURE.read_text())]
+    nbformat.write(notebook, file)
 
 
-def measure_input(data):
-    """A plain pipeline, which parses float images every epoch, and the notebook's, which caches them."""
-    notebook = run_cells("imports", "data", DATA_DIR=data)
-    tf, train = notebook["tf"], notebook["train"]
-
-    def plain(record):
-        example = notebook["parse"](record)
-        pair = tf.random.uniform((), maxval=tf.size(example["answer"]), dtype=tf.int32)
-        return (
-            tf.cast(example["image"], tf.float32) / 255,
-            example["question"][pair],
-            example["answer"][pair],
-        )
-
-    files = sorted(map(str, Path(data, "train").glob("[!.]*tfrecord*")))
-    pipelines = {
-        "plain": tf.data.TFRecordDataset(files).map(plain).shuffle(100).batch(64),
-        "notebook": notebook["one_epoch"](train, 1),
-    }
-    rates = {
-        name: len(train) / min(repeat(lambda: deque(pipeline, 0), number=1, repeat=3))  # noqa: B023, reads all
-        for name, pipeline in pipelines.items()
-    }
-    return [
-        (f"input, {name}", rate, f"{rate / rates['plain']:.1f} x plain")
-        for name, rate in rates.items()
-    ]
+def measure(data, precision, layer):
+    """What measure.py prints in a kernel of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "notebook.ipynb")
+        write_notebook(file)
+        command = [sys.executable, "-m", "papermill", file, file, "--cwd", ROOT]
+        command += ["--kernel", "python3", "-r", "DATA_DIR", data.resolve()]
+        command += ["-r", "PRECISION", precision, "-r", "NORMALIZATION", layer]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"error: {done.stderr.strip().splitlines()[-1]}")
+        executed = nbformat.read(file, as_version=4)
+    outputs = executed.cells[-1].outputs
+    (text,) = [output.text for output in outputs if output.get("name") == "stdout"]
+    return json.loads(text)
 
 
-def measure_training(settings, data):
-    """Steps on a batch in memory and steps fed by the pipeline, in turns, so that a slow minute hits both."""
-    notebook = run_cells("imports", "data", "model", DATA_DIR=data)
-    keras, train = notebook["keras"], notebook["train"]
-    if settings == "Keras's defaults":
-        import film_layers
-
-        keras.config.set_dtype_policy("float32")
-        notebook["BatchNormalization"] = film_layers.BatchNormalization = (
-            keras.layers.BatchNormalization
-        )
-    model = notebook["build_film"]()
-    model.compile(
-        keras.optimizers.Adam(notebook["LEARNING_RATE"]),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    pipeline = notebook["one_epoch"](train, 0).repeat()
-    datasets = {"memory": pipeline.take(1).cache().repeat(), "the pipeline": pipeline}
-    seconds = {source: [] for source in datasets}
-    for source in [*datasets] * 2:
-        ends = []
-        clock = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda step, logs: ends.append(time.perf_counter())
-        )  # noqa: B023
-        model.fit(
-            datasets[source],
-            steps_per_epoch=WARM_UP + STEPS,
-            callbacks=[clock],
-            verbose=0,
-        )
-        seconds[source] += [*np.diff(ends)[WARM_UP - 1 :]]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "linux" else 2**30
-    )
-    images = len(train) + len(notebook["val"])
-    return [
-        (
-            f"training from {source}, {settings}",
-            notebook["BATCH_SIZE"] / np.median(times),
-            f"a step {np.median(times):.3g} s, at best {min(times):.3g} s; "
-            f"peak memory {peak:.1f} GiB with {images:,} images",
-        )
-        for source, times in seconds.items()
-    ]
-
-
-def silence():
-    """Drops what the cells print in a measuring process."""
-    sys.stdout = open(os.devnull, "w")
+def print_table(results):
+    """`results`: a row for each case and turn."""
+    table = results.groupby(["precision", "layer"], sort=False).median()
+    rate = table["images/s"]
+    input_rate = table.pop("input").median()
+    table.insert(1, "x float32", rate / rate["float32"])
+    table.insert(2, "x Keras's", rate / rate.xs("BatchNormalization", level="layer"))
+    print(table.reset_index().round(2).to_string(index=False))
+    print(f"Input pipeline alone: {input_rate:,.0f} images/s,", end=" ")
+    print(f"{input_rate / rate.max():.0f} times the fastest training")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "data",
-        nargs="?",
-        default="data",
-        help="folder with train/ and val/ (default: data)",
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("data", type=Path, help="folder with train/ and val/")
     data = parser.parse_args().data
-    print(f"{'':46}{'images/s':>10}")
-    for function, *values in [
-        (measure_peak, "float32"),
-        (measure_peak, "bfloat16"),
-        (measure_input, data),
-        (measure_training, "Keras's defaults", data),
-        (measure_training, "notebook", data),
-    ]:
-        with ProcessPoolExecutor(1, get_context("spawn"), silence) as pool:
-            for name, rate, note in pool.submit(function, *values).result():
-                print(f"{name:46}{rate:10,.1f}  {note}", flush=True)
+    if not any(data.glob("train/[!.]*tfrecord*")):
+        sys.exit(f"error: {data}/train holds no TFRecords: name another folder")
+
+    precisions = ["float32", "mixed_bfloat16"]
+    cpu_has_bfloat16 = CPUINFO.exists() and "_bf16" in CPUINFO.read_text()
+    if not cpu_has_bfloat16 and not shutil.which("nvidia-smi"):
+        precisions = ["float32"]
+        print("No bfloat16: neither the CPU nor a GPU has it", file=sys.stderr)
+    results = []
+    for turn in range(1, TURNS + 1):
+        for precision in precisions:
+            for layer in ("BatchNormalization", "FusedBatchNormalization"):
+                print(f"{turn} of {TURNS}: {precision}, {layer}", file=sys.stderr)
+                case = {"precision": precision, "layer": layer}
+                results.append(case | measure(data, precision, layer))
+    print_table(pd.DataFrame(results))
 
 
 if __name__ == "__main__":

@@ -1,196 +1,190 @@
-"""Draws model.png and resblock.png, which read downwards. A box is a layer, the text beside an arrow the
-shape of what flows there, without the batch axis."""
+"""Draws model.png and resblock.png, which read downwards: python figures/draw.py
+
+A box is a layer. The text beside the arrow below it is the shape of its output for one
+example; a test compares these shapes with those of the notebook's layers.
+"""
 
 from pathlib import Path
+from typing import NamedTuple
 
+import matplotlib.path
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
-from matplotlib.path import Path as Line
 from PIL import Image
 
+FOLDER = Path(__file__).parent
 INK = "#1f2933"
-LANGUAGE, VISION, COORDINATES, FILM, ANSWER = (
-    "#f4c77b",
-    "#9cc4e4",
-    "#c9dfb4",
-    "#ef9a8a",
-    "#cbb7e2",
-)
+WHITE = "white"
+LANGUAGE = "#f4c77b"
+VISION = "#9cc4e4"
+COORDINATES = "#c9dfb4"
+FILM = "#ef9a8a"
+ANSWER = "#cbb7e2"
+
+INCH = 0.46  # of one unit, which is about a line of text
 STEP = 1.25  # from box to box
-EDGE = 0.37  # from the middle of a box to its rim
-INCH = 0.46  # of one unit
+EDGE = 0.37  # from the middle of a box to its upper and lower edge
+
+
+class Box(NamedTuple):
+    text: str
+    color: str
+    shape: tuple = ()
+
+
+NUM_TOKENS = "T"
+NUM_ANSWERS = "$n_c$"
+GENERATOR = [
+    Box("question", WHITE, (NUM_TOKENS,)),
+    Box("Embedding", LANGUAGE, (NUM_TOKENS, 64)),
+    Box("GRU, all states", LANGUAGE, (NUM_TOKENS, 128)),
+    Box("GRU, last state", LANGUAGE, (128,)),
+]
+IMAGE_TO_ANSWER = [
+    Box("image", WHITE, (224, 224, 3)),
+    Box("Conv 4×4 /2 · BN · ReLU", VISION, (112, 112, 128)),
+    Box("Conv 4×4 /2 · BN · ReLU", VISION, (56, 56, 128)),
+    Box("AddSpatialCoordinates", COORDINATES, (56, 56, 130)),
+    Box("ResBlock with FiLM", FILM, (56, 56, 128)),
+    Box("AddSpatialCoordinates", COORDINATES, (56, 56, 130)),
+    Box("Conv 1×1 · ReLU", VISION, (56, 56, 512)),
+    Box("global max pooling", VISION, (512,)),
+    Box("Dense · ReLU", VISION, (512,)),
+    Box("Dense · softmax", VISION, (NUM_ANSWERS,)),
+    Box("answer", ANSWER),
+]
+RESBLOCK = [
+    Box(r"$\mathbf{h}$", WHITE, (56, 56, 130)),
+    Box("Conv 1×1 · ReLU", VISION, (56, 56, 128)),
+    Box("Conv 3×3", VISION, (56, 56, 128)),
+    Box(r"BatchNorm, no $\gamma$, $\beta$", VISION, (56, 56, 128)),
+    Box("FiLM", FILM, (56, 56, 128)),
+    Box("ReLU", VISION, (56, 56, 128)),
+]
+CONDITION = [Box(r"$\mathbf{q}$", LANGUAGE, (128,)), Box("Dense, Dense", FILM)]
+
+
+def as_text(shape):
+    return " × ".join(map(str, shape))
 
 
 class Drawing:
-    """A canvas in units of about one line of text; y grows upwards."""
+    """A canvas; y grows upwards."""
 
     def __init__(self, width, height):
         self.figure = Figure(figsize=(width * INCH, height * INCH), dpi=160)
         self.ax = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
         self.ax.set_axis_off()
 
-    def text(self, x, y, text, **style):
-        self.ax.text(
-            x,
-            y,
-            text,
-            **{"ha": "center", "va": "center", "color": INK, "fontsize": 11.5, **style},
-        )
+    def text(self, x, y, text, ha="center", va="center", fontsize=11.5, **style):
+        style = {"color": INK} | style
+        self.ax.text(x, y, text, ha=ha, va=va, fontsize=fontsize, **style)
 
     def note(self, x, y, text):
-        self.text(
-            x, y, text, ha="left", style="italic", color="#52606d", linespacing=1.5
-        )
+        style = {"style": "italic", "color": "#52606d", "linespacing": 1.5}
+        self.text(x, y, text, ha="left", **style)
 
-    def group(self, left, bottom, right, top, title):
-        self.ax.add_patch(
-            FancyBboxPatch(
-                (left, bottom),
-                right - left,
-                top - bottom,
-                "round,pad=0,rounding_size=0.25",
-                facecolor="#f3f5f7",
-                edgecolor="#9aa5b1",
-                linestyle=(0, (4, 3)),
-                zorder=0,
-            )
-        )
+    def rectangle(self, left, bottom, right, top, radius, **style):
+        boxstyle = f"round,pad=0,rounding_size={radius}"
+        size = (right - left, top - bottom)
+        self.ax.add_patch(FancyBboxPatch((left, bottom), *size, boxstyle, **style))
+
+    def group(self, left, right, first_y, last_y, title):
+        """A frame with a title around the boxes at heights `first_y` to `last_y`."""
+        top = first_y + 0.82
+        style = {"facecolor": "#f3f5f7", "edgecolor": "#9aa5b1", "zorder": 0}
+        style["linestyle"] = (0, (4, 3))
+        self.rectangle(left, last_y - 0.42, right, top, 0.25, **style)
         self.note(left + 0.2, top - 0.22, title)
 
-    def arrow(self, *corners, shape=""):
-        """A line through `corners` with its head at the last; `shape` stands beside or above its middle."""
-        self.ax.add_patch(
-            FancyArrowPatch(
-                path=Line(corners),
-                arrowstyle="-|>",
-                mutation_scale=13,
-                color=INK,
-                linewidth=1.3,
-            )
-        )
+    def arrow(self, *corners, text=""):
+        """A line through `corners`; `text` stands beside or above its last part."""
+        path = matplotlib.path.Path(corners)
+        style = {"arrowstyle": "-|>", "mutation_scale": 13, "linewidth": 1.3}
+        self.ax.add_patch(FancyArrowPatch(path=path, color=INK, **style))
         (x, y), (x_end, y_end) = corners[-2:]
         if x == x_end:
-            self.text(x + 0.15, (y + y_end) / 2, shape, ha="left")
+            self.text(x + 0.15, (y + y_end) / 2, text, ha="left")
         else:
-            self.text((x + x_end) / 2, y + 0.1, shape, va="bottom")
+            self.text((x + x_end) / 2, y + 0.1, text, va="bottom")
 
-    def stack(self, x, top, layers, width):
-        """Boxes one below the other, each `(text, colour, shape of its output)`; their heights."""
-        heights = [top - i * STEP for i in range(len(layers))]
-        for y, (text, colour, shape) in zip(heights, layers, strict=True):
-            self.ax.add_patch(
-                FancyBboxPatch(
-                    (x - width / 2, y - EDGE),
-                    width,
-                    2 * EDGE,
-                    "round,pad=0,rounding_size=0.16",
-                    facecolor=colour,
-                    edgecolor=INK,
-                    linewidth=1.1,
-                )
-            )
-            self.text(x, y, text, va="center_baseline", fontsize=13)
+    def stack(self, x, top, width, boxes):
+        """Draws boxes one below the other, joined by arrows; returns their heights."""
+        heights = [top - i * STEP for i in range(len(boxes))]
+        style = {"edgecolor": INK, "linewidth": 1.1}
+        left, right = x - width / 2, x + width / 2
+        for y, box in zip(heights, boxes, strict=True):
+            edges = (left, y - EDGE, right, y + EDGE)
+            self.rectangle(*edges, 0.16, facecolor=box.color, **style)
+            self.text(x, y, box.text, va="center_baseline", fontsize=13)
             if y > heights[-1]:
-                self.arrow((x, y - EDGE), (x, y - STEP + EDGE), shape=shape)
+                ends = (x, y - EDGE), (x, y - STEP + EDGE)
+                self.arrow(*ends, text=as_text(box.shape))
         return heights
 
-    def save(self, name):
-        path = Path(__file__).with_name(name)
+    def save(self, path):
         self.figure.savefig(path)
-        # A palette is a third of the size; written anew, the file does not carry matplotlib's version.
-        Image.open(path).convert("RGB").quantize(128).save(
-            path, optimize=True, dpi=(160, 160)
-        )
+        # A palette is a third of the size, and the file loses Matplotlib's version.
+        image = Image.open(path).convert("RGB").quantize(128)
+        image.save(path, optimize=True, dpi=(160, 160))
 
 
-def draw_model():
+def draw_model(folder):
     drawing = Drawing(14.6, 13.4)
-    left, right = 2.95, 10.35
-    y = drawing.stack(
-        right,
-        12.98,
-        [
-            ("image", "white", "224 × 224 × 3"),
-            ("Conv 4×4 /2 · BN · ReLU", VISION, "112 × 112 × 128"),
-            ("Conv 4×4 /2 · BN · ReLU", VISION, "56 × 56 × 128"),
-            ("AddSpatialCoordinates", COORDINATES, "56 × 56 × 130"),
-            ("ResBlock with FiLM", FILM, "56 × 56 × 128"),
-            ("AddSpatialCoordinates", COORDINATES, "56 × 56 × 130"),
-            ("Conv 1×1 · ReLU", VISION, "56 × 56 × 512"),
-            ("global max pooling", VISION, "512"),
-            ("Dense · ReLU", VISION, "512"),
-            ("Dense · softmax", VISION, "$n_c$"),
-            ("answer", ANSWER, ""),
-        ],
-        5.92,
-    )
-    words = drawing.stack(
-        left,
-        y[0],
-        [
-            ("question", "white", "T"),
-            ("Embedding", LANGUAGE, "T × 64"),
-            ("GRU, all states", LANGUAGE, "T × 128"),
-            ("GRU, last state", LANGUAGE, ""),
-        ],
-        4.32,
-    )
+    question_x = 2.95
+    image_x, image_width = 10.35, 5.92
+    y = drawing.stack(image_x, 12.98, image_width, IMAGE_TO_ANSWER)
+    drawing.stack(question_x, y[0], 4.32, GENERATOR)
+    resblock_y = y[4]
     drawing.arrow(
-        (left, words[3] - EDGE),
-        (left, y[4]),
-        (right - 2.96, y[4]),
-        shape=r"$\mathbf{q}$: 128",
+        (question_x, y[3] - EDGE),
+        (question_x, resblock_y),
+        (image_x - image_width / 2, resblock_y),
+        text=rf"$\mathbf{{q}}$: {as_text(GENERATOR[-1].shape)}",
     )
-    drawing.group(left - 2.8, words[3] - 0.42, left + 2.8, y[1] + 0.82, "generator")
-    drawing.group(
-        right - 3.4, y[2] - 0.42, right + 4.1, y[1] + 0.82, "feature extractor"
+    drawing.group(question_x - 2.8, question_x + 2.8, y[1], y[3], "generator")
+    drawing.group(image_x - 3.4, image_x + 4.1, y[1], y[2], "feature extractor")
+    drawing.group(image_x - 3.4, image_x + 4.1, y[6], y[9], "classifier")
+    legend = (
+        "beside the arrows: shape\n"
+        "of one example\n"
+        "/2: stride 2\n"
+        f"{NUM_TOKENS}: tokens of a question\n"
+        f"{NUM_ANSWERS}: answers"
     )
-    drawing.group(right - 3.4, y[9] - 0.42, right + 4.1, y[6] + 0.82, "classifier")
-    drawing.note(
-        left - 2.6,
-        y[8],
-        "beside the arrows: shape\nof one example\n/2: stride 2\n"
-        "T: tokens of a question\n$n_c$: answers",
-    )
-    drawing.save("model.png")
+    drawing.note(question_x - 2.6, y[8], legend)
+    drawing.save(folder / "model.png")
 
 
-def draw_resblock():
+def draw_resblock(folder):
     drawing = Drawing(12.2, 9.1)
-    words, main, shortcut = 1.95, 7.4, 11.0
-    y = drawing.stack(
-        main,
-        8.68,
-        [
-            (r"$\mathbf{h}$", "white", "56 × 56 × 130"),
-            ("Conv 1×1 · ReLU", VISION, "56 × 56 × 128"),
-            ("Conv 3×3", VISION, "56 × 56 × 128"),
-            (r"BatchNorm, no $\gamma$, $\beta$", VISION, "56 × 56 × 128"),
-            ("FiLM", FILM, "56 × 56 × 128"),
-            ("ReLU", VISION, ""),
-        ],
-        4.92,
-    )
-    drawing.stack(
-        words,
-        y[3],
-        [(r"$\mathbf{q}$", LANGUAGE, "128"), ("Dense, Dense", FILM, "")],
-        3.52,
-    )
-    drawing.arrow((words + 1.76, y[4]), (main - 2.46, y[4]), shape=r"$\gamma$, $\beta$")
-    plus, radius = y[5] - 1.0, 0.32
-    drawing.arrow((main, y[5] - EDGE), (main, plus + radius))
+    q_x, q_width = 1.95, 3.52
+    h_x, h_width = 7.4, 4.92
+    shortcut_x = 11.0
+    y = drawing.stack(h_x, 8.68, h_width, RESBLOCK)
+    conv1_y, film_y, relu_y = y[1], y[4], y[5]
+    plus_y, radius = relu_y - 1.0, 0.32
+
+    drawing.stack(q_x, y[3], q_width, CONDITION)
+    dense_edge, film_edge = q_x + q_width / 2, h_x - h_width / 2
+    text = r"$\gamma$, $\beta$"
+    drawing.arrow((dense_edge, film_y), (film_edge, film_y), text=text)
+
+    drawing.arrow((h_x, relu_y - EDGE), (h_x, plus_y + radius))
     drawing.arrow(
-        (main + 2.46, y[1]), (shortcut, y[1]), (shortcut, plus), (main + radius, plus)
+        (h_x + h_width / 2, conv1_y),
+        (shortcut_x, conv1_y),
+        (shortcut_x, plus_y),
+        (h_x + radius, plus_y),
     )
-    drawing.ax.add_patch(
-        Circle((main, plus), radius, facecolor="white", edgecolor=INK, linewidth=1.3)
-    )
-    drawing.text(main, plus + 0.02, "+", fontsize=17)
-    drawing.arrow((main, plus - radius), (main, plus - 1.0), shape="56 × 56 × 128")
-    drawing.save("resblock.png")
+    style = {"facecolor": WHITE, "edgecolor": INK, "linewidth": 1.3}
+    drawing.ax.add_patch(Circle((h_x, plus_y), radius, **style))
+    drawing.text(h_x, plus_y + 0.02, "+", fontsize=17)
+    text = as_text(RESBLOCK[-1].shape)
+    drawing.arrow((h_x, plus_y - radius), (h_x, plus_y - 1.0), text=text)
+    drawing.save(folder / "resblock.png")
 
 
 if __name__ == "__main__":
-    draw_model()
-    draw_resblock()
+    draw_model(FOLDER)
+    draw_resblock(FOLDER)
