@@ -11,7 +11,7 @@ NOTEBOOK = ROOT / "coursework2.ipynb"
 
 
 def copy_until(path, text, *names):
-    """Writes the notebook up to the code cell that holds `text`, then the cells of these
+    """Writes the notebook up to the code cell that holds `text`, then cells of these
     names in tests/cells."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (last,) = [i for i, cell in enumerate(notebook.cells) if text in cell.source]

@@ -43,7 +43,7 @@ def compute_dtype(precision):
     return precision.removeprefix("mixed_")
 
 
-# ---- references in float64; w holds the weights of a layer by the end of their paths ----
+# ---- references in float64; w holds a layer's weights by the end of their paths ----
 
 
 def film_reference(w, h, q, training=False):

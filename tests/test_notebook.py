@@ -1,5 +1,5 @@
-"""The notebook executes from start to end, leaves a run whose numbers agree, and refuses
-bad data by name."""
+"""The notebook executes from start to end, leaves a run whose numbers agree, and
+refuses bad data by name."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_executes_in_an_environment_of_trouble(executed):
 
 
 def sampled_pairs(data, seed):
-    """The validation images with the pairs that the notebook draws, from the records."""
+    """The validation images with the pairs that the notebook draws."""
     for i, (image, pairs) in enumerate(read_records(data / "val")):
         folded = tf.random.fold_in((seed, 0), i)
         count = len(pairs)
@@ -164,7 +164,7 @@ def test_bad_data_are_refused_in_one_line_that_names_file_and_record(tmp_path):
     for file in (folders / "no files" / "val").iterdir():
         file.unlink()
 
-    notebook = copy_until(tmp_path / "notebook.ipynb", "def check_example", "bad_data")
+    notebook = copy_until(tmp_path / "notebook.ipynb", "def read_file", "bad_data")
     executed = execute(
         notebook, tmp_path / "executed.ipynb", DATA_DIR=folders / "sound"
     )

@@ -87,31 +87,31 @@ def test_twenty_kills(tiny_data, tmp_path):
     """Kills in the middle of a save and at random moments, in turn."""
     rng = np.random.default_rng(0)
     notebook = copy_until(tmp_path / "notebook.ipynb", "model = train(build_film, RUN")
+    output = tmp_path / "out.ipynb"
     settings = {**SETTINGS, "EPOCHS": 3, "DATA_DIR": tiny_data}
     expected = tmp_path / "expected"
-    execute(notebook, tmp_path / "out.ipynb", CHECKPOINT_DIR=expected, **settings)
-    kills = kills_in_save = runs = 0
-    while kills < 20:
-        runs += 1
-        run = tmp_path / f"run {runs}"
-        was_killed = True
-        while was_killed:
-            output = tmp_path / "out.ipynb"
-            process = start(notebook, output, CHECKPOINT_DIR=run, **settings)
-            wanted = rng.integers(1, 4)
-            deadline = time.time() + rng.uniform(10, 35)
+    execute(notebook, output, CHECKPOINT_DIR=expected, **settings)
+    run = tmp_path / "run 1"
+    kills_in_save = 0
+    for kill in range(20):
+        process = start(notebook, output, CHECKPOINT_DIR=run, **settings)
+        file = run / f"epoch_{rng.integers(1, 4):02d}.keras"
+        begin = time.time()
+        deadline = begin + rng.uniform(12, 30)
 
-            def is_time(run=run, wanted=wanted, deadline=deadline):
-                if kills % 2:
-                    return time.time() > deadline
-                file = run / f"epoch_{wanted:02d}.keras"
-                return file.exists() and not zipfile.is_zipfile(file)
+        def is_time(in_save=kill % 2, file=file, begin=begin, deadline=deadline):
+            if not in_save:
+                return time.time() > deadline
+            is_new = file.exists() and file.stat().st_mtime > begin
+            return is_new and not zipfile.is_zipfile(file)
 
-            was_killed = kills < 20 and kill_when(process, is_time)
-            files = run.glob("epoch_*.keras")
-            kills += was_killed
-            kills_in_save += was_killed and not all(map(zipfile.is_zipfile, files))
-            print(f"kills: {kills}, in a save: {kills_in_save}", flush=True)
-        assert process.wait() == 0
-        assert_equal_bit_for_bit(run, expected, 3)
+        was_killed = kill_when(process, is_time)
+        whole = all(map(zipfile.is_zipfile, run.glob("epoch_*.keras")))
+        kills_in_save += not whole
+        print(f"{kill + 1}: killed {was_killed}, in a save {not whole}", flush=True)
+        if not was_killed:
+            assert_equal_bit_for_bit(run, expected, 3)
+            run = tmp_path / f"run {kill + 2}"
+    execute(notebook, output, CHECKPOINT_DIR=run, **settings)
+    assert_equal_bit_for_bit(run, expected, 3)
     assert kills_in_save > 0

@@ -1,7 +1,7 @@
 """Follows the notebook's 3a in a copy: runs that were damaged, changed or interrupted.
 
-A small network takes the place of the brief's. Every folder that is refused must be left
-as it is; every other one must end as the run that was never interrupted.
+A small network takes the place of the brief's. Every folder that is refused must be
+left as it is; every other one must end as the run that was never interrupted.
 """
 
 import re

@@ -35,7 +35,9 @@ def decode(dataset):
     examples = 0
     for inputs, targets in dataset.as_numpy_iterator():
         assert len(targets) <= BATCH_SIZE
-        for image, tokens, target in zip(inputs["image"], inputs["question"], targets):
+        for image, tokens, target in zip(
+            inputs["image"], inputs["question"], targets, strict=True
+        ):
             assert 0 <= image.min() < image.max() <= 1
             words = [VOCABULARY[token] for token in tokens if token]
             key = np.rint(255 * image).astype("uint8").tobytes()
