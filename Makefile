@@ -21,10 +21,11 @@ override DATA_DIR := $(patsubst ~/%,$(HOME)/%,$(DATA_DIR))
 override CHECKPOINT_DIR := $(patsubst ~/%,$(HOME)/%,$(CHECKPOINT_DIR))
 
 NUMBERS = EPOCHS BATCH_SIZE LEARNING_RATE SEED DEMONSTRATION_EPOCHS SQUARES_EPOCHS
-GIVEN = $(foreach name,$(NUMBERS),$(if $($(name)),-p $(name) "$($(name))"))
+is-given = $(filter command,$(origin $(1)))
+GIVEN = $(foreach name,$(NUMBERS),$(if $(call is-given,$(name)),-p $(name) "$($(name))"))
 PARAMETERS = -r DATA_DIR "$(DATA_DIR)" -r CHECKPOINT_DIR "$(CHECKPOINT_DIR)" \
   -p LONGER_EPOCHS "$(LONGER_EPOCHS)" $(GIVEN) \
-  $(if $(PRECISION),-r PRECISION "$(PRECISION)")
+  $(if $(call is-given,PRECISION),-r PRECISION "$(PRECISION)")
 
 RUN := .venv/bin/python
 FIGURES := figures/model.png figures/resblock.png

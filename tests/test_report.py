@@ -72,8 +72,8 @@ def make_evaluation(epochs=20, last_epoch=40):
         "question_only_log": make_log(0.3),
         "by_type": by_type,
         "squares": {
-            "with": {"accuracy": 0.99805, "both right": 0.99},
-            "without": {"accuracy": 0.48633, "both right": 0.11},
+            "with": {"accuracy": 0.99805, "both questions": 0.99},
+            "without": {"accuracy": 0.48633, "both questions": 0.11},
         },
     }
 

@@ -114,6 +114,11 @@ folder = copy("log emptied")
 keep_rows(folder, 0)
 is_refused(folder, "no rows, but there is epoch_02.keras")
 
+folder = copy("last line incomplete")
+log_file = folder / "training_log.csv"
+log_file.write_text(log_file.read_text()[:-9])
+is_refused(folder, "last line is not complete")
+
 folder = copy("log deleted")
 (folder / "training_log.csv").unlink()
 is_refused(folder, "no rows, but there is epoch_02.keras")

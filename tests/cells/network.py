@@ -1,7 +1,7 @@
 """Follows the notebook's 3a in a copy: the brief's network learns."""
 
 model = build_film()
-inputs, targets = next(iter(train_ds.unbatch().batch(16)))
+inputs, targets = next(iter(train_pairs.batch(16).map(encode)))
 with tf.GradientTape() as tape:
     distribution = model(inputs, training=True)
     loss = keras.losses.sparse_categorical_crossentropy(targets, distribution)
