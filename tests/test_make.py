@@ -11,10 +11,10 @@ import zipfile
 import pytest
 from conftest import ROOT
 
-FAKE_PYTHON = f"""#!{sys.executable}
+NOTE_CALL = """
 import json, os, sys
-with open({{log!r}}, "a") as log:
-    print(json.dumps([sys.argv[1:], dict(os.environ)]), file=log)
+with open(sys.argv[1], "a") as log:
+    print(json.dumps([sys.argv[2:], dict(os.environ)]), file=log)
 """
 
 
@@ -35,7 +35,10 @@ def project(tmp_path):
 def make_fake_python(folder):
     python = folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(FAKE_PYTHON.format(log=str(folder / "calls")))
+    script = folder / "note_call.py"
+    script.write_text(NOTE_CALL)
+    command = f"exec '{sys.executable}' '{script}' '{folder / 'calls'}'"
+    python.write_text(f'#!/bin/sh\n{command} "$@"\n')
     python.chmod(0o755)
 
 
