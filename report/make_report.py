@@ -52,10 +52,10 @@ def as_text(key, value):
         return value.replace("_", " ")
     if math.isnan(value):  # the deviation of a single epoch
         return "n/a"
-    sign = "+" if key in ("gap_accuracy", "gap_loss") else ""
+    sign = "+" if key.startswith("gap/") and key.endswith("/mean") else ""
     if key == "learning_rate":
         text = f"{value:g}"
-    elif key.startswith("gap_accuracy") or key.endswith("s.e."):
+    elif key.startswith("gap/val_accuracy/") or key.endswith("s.e."):
         text = f"{100 * value:{sign}.1f}"  # points of percentage
     elif "loss" in key:
         text = f"{value:{sign}.3f}"

@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[1]
 TINY = {"train": 48, "val": 8}
 TINY_SEED = 3  # with it, training has all the answers of validation
 
+# Of pytest's two processes, the one that executes the notebook runs all these tests.
+one_process = pytest.mark.xdist_group("executed")
+
 
 def clevr(*args, status=0):
     """Runs `python -m clevr`. Another exit status than `status` fails the test."""
@@ -44,10 +47,28 @@ def tiny_data(tiny_layout):
 
 
 @pytest.fixture(scope="session")
-def executed_settings(tiny_data, tmp_path_factory):
+def executed_data(tiny_data):
+    """The same records with two answers that are none of CLEVR's."""
+    others = {"yes": "Yes", "red": "dark red"}
+    out = tiny_data.parent / "other answers"
+    for split in TINY:
+        records = [
+            example(
+                image=[image.tobytes()],
+                question=[question.encode() for question, _ in pairs],
+                answer=[others.get(answer, answer).encode() for _, answer in pairs],
+            )
+            for image, pairs in read_records(tiny_data / split)
+        ]
+        write_records(out / split / "a.tfrecords", *records)
+    return out
+
+
+@pytest.fixture(scope="session")
+def executed_settings(executed_data, tmp_path_factory):
     """The parameters of the one execution of the whole notebook."""
     return {
-        "DATA_DIR": tiny_data,
+        "DATA_DIR": executed_data,
         "CHECKPOINT_DIR": tmp_path_factory.mktemp("executed") / "run",
         "EPOCHS": 1,
         "LONGER_EPOCHS": 2,

@@ -9,6 +9,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from conftest import one_process
 from execution import NOTEBOOK, copy_until, execute, start
 
 import film_layers  # noqa: F401  (registers the layers)
@@ -20,7 +21,7 @@ def test_cells_that_follow_3a(tiny_data, tmp_path):
     """One kernel tries what tests/cells holds for 1b to 3a."""
     notebook = copy_until(
         tmp_path / "notebook.ipynb",
-        "def first_difference",
+        "def describe_split",
         "sampling",
         "figures",
         "network",
@@ -68,11 +69,14 @@ def kill_when(papermill, is_time):
     return False
 
 
-def test_killed_run_ends_as_the_uninterrupted_one(executed_run, tiny_data, tmp_path):
+@one_process
+def test_killed_run_ends_as_the_uninterrupted_one(
+    executed_run, executed_data, tmp_path
+):
     """The notebook is killed in its second epoch, and executed again."""
     run = tmp_path / "run"
     settings = {**SETTINGS, "EPOCHS": 2, "LONGER_EPOCHS": 0}
-    settings |= {"DATA_DIR": tiny_data, "CHECKPOINT_DIR": run}
+    settings |= {"DATA_DIR": executed_data, "CHECKPOINT_DIR": run}
     process = start(NOTEBOOK, tmp_path / "killed.ipynb", **settings)
     log = run / "training_log.csv"
     assert kill_when(process, lambda: log.exists() and log.stat().st_size > 0)
