@@ -1,8 +1,8 @@
 """Makes the report of Question 4, one page, for a run of the notebook.
 
 The run's numbers are formatted here and passed to report.typ as strings, by the keys
-of evaluation.json: the accuracy on colours is "by_type/color/FiLM accuracy", that on
-the validation pairs after epoch 20 is "log/val_accuracy/20".
+of evaluation.json: FiLM's accuracy on colours is "accuracy/FiLM/color", that on the
+validation pairs after epoch 20 is "log/val_accuracy/20".
 """
 
 import argparse
@@ -55,7 +55,7 @@ def as_text(key, value):
     sign = "+" if key.startswith("gap/") and key.endswith("/mean") else ""
     if key == "learning_rate":
         text = f"{value:g}"
-    elif key.startswith("gap/val_accuracy/") or key.endswith("s.e."):
+    elif key.startswith(("gap/val_accuracy/", "standard_error/")):
         text = f"{100 * value:{sign}.1f}"  # points of percentage
     elif "loss" in key:
         text = f"{value:{sign}.3f}"
@@ -76,7 +76,7 @@ def format_numbers(evaluation):
     numbers["paper_updates_ratio"] = f"{PAPER_UPDATES / (epochs * batches):,.0f}"
     numbers["gap_epochs"] = str(min(epochs, 5))
     numbers["squares"] = "shown" if evaluation["squares"] else "left out"
-    numbers["answer_types"] = ",".join(evaluation["by_type"])
+    numbers["answer_types"] = ",".join(evaluation["accuracy"]["FiLM"])
     return numbers
 
 
@@ -116,17 +116,20 @@ def draw_curves(evaluation):
             markersize=3,
             linewidth=1,
         )
-        axes.set(title=name.capitalize(), xlabel="epoch")
+        axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(
             MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
         )
         axes.set_xlim(0, len(curves) + 1)
         if evaluation["last_epoch"] > evaluation["epochs"]:
-            axes.axvline(evaluation["epochs"], color="black", ls=":", lw=0.8)
+            epochs = evaluation["epochs"]
+            axes.axvline(epochs, color="black", ls=":", lw=0.8, label=f"epoch {epochs}")
         axes.set_ylim(limits_of_later_epochs(curves))
+    panels[0].set_ylabel("cross-entropy (nats)")
+    panels[1].set_ylabel("accuracy")
     panels[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     lines, names = panels[0].get_legend_handles_labels()
-    figure.legend(lines, names, ncols=3, loc="outside lower center", frameon=False)
+    figure.legend(lines, names, ncols=2, loc="outside lower center", frameon=False)
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
     return svg.getvalue()

@@ -12,9 +12,6 @@ ROOT = Path(__file__).parents[1]
 TINY = {"train": 48, "val": 8}
 TINY_SEED = 3  # with it, training has all the answers of validation
 
-# Of pytest's two processes, the one that executes the notebook runs all these tests.
-one_process = pytest.mark.xdist_group("executed")
-
 
 def clevr(*args, status=0):
     """Runs `python -m clevr`. Another exit status than `status` fails the test."""

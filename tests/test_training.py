@@ -1,20 +1,19 @@
 """Runs that are damaged, changed or killed: each ends as the uninterrupted one, or an
 error says why not."""
 
-import os
-import signal
 import time
 import zipfile
 
-import keras
 import numpy as np
 import pytest
-from conftest import one_process
-from execution import NOTEBOOK, copy_until, execute, start
-
-import film_layers  # noqa: F401  (registers the layers)
-
-SETTINGS = {"BATCH_SIZE": 8, "DEMONSTRATION_EPOCHS": 0, "SQUARES_EPOCHS": 0}
+from execution import (
+    SHORT,
+    assert_equal_bit_for_bit,
+    copy_until,
+    execute,
+    kill_when,
+    start,
+)
 
 
 def test_cells_that_follow_3a(tiny_data, tmp_path):
@@ -33,66 +32,21 @@ def test_cells_that_follow_3a(tiny_data, tmp_path):
         tmp_path / "executed.ipynb",
         DATA_DIR=tiny_data,
         CHECKPOINT_DIR=run,
-        **SETTINGS,
+        **SHORT,
     )
     assert not run.exists()
-
-
-def state(checkpoint):
-    model = keras.models.load_model(checkpoint)
-    assert len(model.optimizer.variables) > len(model.trainable_weights)
-    return [weight.numpy() for weight in model.weights + model.optimizer.variables]
-
-
-def assert_equal_bit_for_bit(run, other, epochs):
-    for number in range(1, epochs + 1):
-        name = f"epoch_{number:02d}.keras"
-        assert all(map(np.array_equal, state(run / name), state(other / name)))
-    rows = (other / "training_log.csv").read_text().splitlines()[: epochs + 1]
-    assert (run / "training_log.csv").read_text().splitlines() == rows
-
-
-def kernel_of(papermill):
-    """The process of the kernel that papermill has started, or None."""
-    children = open(f"/proc/{papermill.pid}/task/{papermill.pid}/children").read()
-    return int(children.split()[0]) if children else None
-
-
-def kill_when(papermill, is_time):
-    """Kills the kernel as soon as is_time() is true; False if it ended before."""
-    while papermill.poll() is None:
-        if is_time():
-            os.kill(kernel_of(papermill), signal.SIGKILL)
-            papermill.wait()
-            return True
-        time.sleep(0.002)
-    return False
-
-
-@one_process
-def test_killed_run_ends_as_the_uninterrupted_one(
-    executed_run, executed_data, tmp_path
-):
-    """The notebook is killed in its second epoch, and executed again."""
-    run = tmp_path / "run"
-    settings = {**SETTINGS, "EPOCHS": 2, "LONGER_EPOCHS": 0}
-    settings |= {"DATA_DIR": executed_data, "CHECKPOINT_DIR": run}
-    process = start(NOTEBOOK, tmp_path / "killed.ipynb", **settings)
-    log = run / "training_log.csv"
-    assert kill_when(process, lambda: log.exists() and log.stat().st_size > 0)
-    assert not (run / "epoch_02.keras").exists()
-    notebook = copy_until(tmp_path / "notebook.ipynb", "model = train(build_film, RUN")
-    execute(notebook, tmp_path / "resumed.ipynb", **settings)
-    assert_equal_bit_for_bit(run, executed_run, 2)
 
 
 @pytest.mark.soak
 def test_twenty_kills(tiny_data, tmp_path):
     """Kills in the middle of a save and at random moments, in turn."""
     rng = np.random.default_rng(0)
-    notebook = copy_until(tmp_path / "notebook.ipynb", "model = train(build_film, RUN")
+    notebook = copy_until(
+        tmp_path / "notebook.ipynb",
+        "model = train(build_film, RUN, train_ds, val_ds, EPOCHS)",
+    )
     output = tmp_path / "out.ipynb"
-    settings = {**SETTINGS, "EPOCHS": 3, "DATA_DIR": tiny_data}
+    settings = {**SHORT, "EPOCHS": 3, "DATA_DIR": tiny_data}
     expected = tmp_path / "expected"
     execute(notebook, output, CHECKPOINT_DIR=expected, **settings)
     run = tmp_path / "run 1"

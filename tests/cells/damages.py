@@ -112,7 +112,7 @@ assert contents(folder) == before
 
 folder = copy("log emptied")
 keep_rows(folder, 0)
-is_refused(folder, "no rows, but there are checkpoints")
+is_refused(folder, "has no rows, but there are checkpoints")
 
 folder = copy("last line incomplete")
 log_file = folder / "training_log.csv"
@@ -121,7 +121,7 @@ is_refused(folder, "row 3 is not a whole row of epoch 2")
 
 folder = copy("log deleted")
 (folder / "training_log.csv").unlink()
-is_refused(folder, "no rows, but there are checkpoints")
+is_refused(folder, "has no rows, but there are checkpoints")
 
 folder = copy("last checkpoint deleted")
 (folder / "epoch_03.keras").unlink()
