@@ -213,7 +213,7 @@ def test_bad_data_are_refused_in_one_line_that_names_file_and_record(tmp_path):
     for file in (folders / "no files" / "val").iterdir():
         file.unlink()
 
-    notebook = copy_until(tmp_path / "notebook.ipynb", "def read_file", "bad_data")
+    notebook = copy_until(tmp_path / "notebook.ipynb", "def read_split", "bad_data")
     executed = execute(
         notebook, tmp_path / "executed.ipynb", DATA_DIR=folders / "sound"
     )
