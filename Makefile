@@ -138,7 +138,8 @@ release: build/data.json | build/ipython
 	@cd checkpoints/question_only && cp settings.json training_log.csv \
 	  $$(ls epoch_*.keras | tail -n 1) ../released/question_only
 	@for run in checkpoints checkpoints/question_only; do \
-	  sed -i '$$d' $$run/training_log.csv; \
+	  sed '$$d' $$run/training_log.csv > $$run/log.tmp; \
+	  mv $$run/log.tmp $$run/training_log.csv; \
 	  rm $$(ls $$run/epoch_*.keras | tail -n 1); done
 	$(call execute)
 	@cmp checkpoints/evaluation.json $(RELEASED)
