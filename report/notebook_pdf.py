@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from base64 import b64encode
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
@@ -77,6 +78,9 @@ class TypstExporter(Exporter):
                 root=self.document, font_paths=FONTS, ignore_system_fonts=True
             )
             cells = [self.cell(cell) for cell in nb.cells]
+            for i, (cell, following) in enumerate(pairwise(nb.cells)):
+                if (cell.cell_type, following.cell_type) == ("markdown", "code"):
+                    cells[i] = f"#introduction[\n{cells[i]}\n]"
             # The notes are on the pages, too; a text that looks like one counts.
             self.warnings = [
                 f"cell {number}: {message}"

@@ -299,6 +299,18 @@ def test_what_fits_on_a_page_is_whole_and_headings_stay_with_it(tmp_path, kind):
         assert len(pages_of_item) == 1, number
 
 
+def test_short_text_stays_with_the_code_below_it(tmp_path):
+    sizes = random.Random(0).choices(range(3, 50), k=20)
+    cells = [
+        part
+        for number, size in enumerate(sizes)
+        for part in (f"head{number}mark " + "word " * 40, KINDS["code"](number, size))
+    ]
+    page, _ = page_of(tmp_path, *cells)
+    for number in range(len(sizes)):
+        assert page[f"head{number}mark"] == page[f"begin{number}mark"], number
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_longer_than_a_page_goes_on_and_ends(tmp_path, kind):
     page, pages = page_of(tmp_path, "text\n\n" * 20, KINDS[kind](0, 150))
