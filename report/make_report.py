@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 HERE = Path(__file__).resolve().parent
 RELEASED = HERE.parent / "checkpoints" / "released" / "evaluation.json"
 PAPER_UPDATES = 80 * 699_989 / 64  # at most 80 epochs over all questions of CLEVR
+POINTS = ("gap/val_accuracy/", "standard_error/", "accuracy_difference/")  # of 100
 STYLE = {"svg.hashsalt": "report", "font.family": "STIXGeneral", "font.size": 9}
 
 EXAMPLE = """\
@@ -52,11 +53,11 @@ def as_text(key, value):
         return value.replace("_", " ")
     if math.isnan(value):  # the deviation of a single epoch
         return "n/a"
-    sign = "+" if key.startswith("gap/") and key.endswith("/mean") else ""
+    sign = "+" if key.endswith("/mean") else ""  # of a difference
     if key == "learning_rate":
         text = f"{value:g}"
-    elif key.startswith(("gap/val_accuracy/", "standard_error/")):
-        text = f"{100 * value:{sign}.1f}"  # points of percentage
+    elif key.startswith(POINTS):
+        text = f"{100 * value:{sign}.1f}"
     elif "loss" in key:
         text = f"{value:{sign}.3f}"
     elif "accuracy" in key or key.startswith("squares/"):

@@ -65,15 +65,19 @@ def make_evaluation(epochs=20, last_epoch=40):
         },
         "standard_error": {name: 0.01337 + 0.001 * i for i, name in enumerate(TYPES)},
         "loss": {"FiLM": by_type(0.7), "question-only": by_type(0.8)},
+        "accuracy_difference": {
+            "question-only": {"mean": 0.04321, "s.e.": 0.00987},
+            "mismatched": {"mean": 0.07654, "s.e.": 0.01111},
+        },
         "squares": {
             "with": {
                 "accuracy": 0.99805,
-                "both right": 0.99,
+                "both correct": 0.99,
                 "same answer to both": 0.0,
             },
             "without": {
                 "accuracy": 0.48633,
-                "both right": 0.11,
+                "both correct": 0.11,
                 "same answer to both": 0.75,
             },
         },
@@ -155,13 +159,14 @@ def test_page_has_the_runs_numbers(write):
         "26 times as many updates",
         "loss is 0.877, the accuracy 45.7%",
         "standard error 1.9 points",
-        "43.2% after epoch 20",
-        "−2.3 points in accuracy (standard deviation 1.2), +0.057 in loss (0.010)",
-        "FiLM's accuracy is 28.2%",
+        "epoch 20 (dotted line), it is 43.2%",
+        "+4.3 points (standard error 1.0)",
+        "−2.3 ± 1.2 points, +0.057 ± 0.010 in loss",
+        "+7.7 points (standard error 1.1)",
         "yes/no 51.2% 31.2%",
         "colour 53.2% 33.2%",
         "all 57.2% 37.2%",
-        "99.8% with coordinates and 48.6% without",
+        "99.8% correctly with coordinates and 48.6% without",
     ):
         assert expected in text
 
@@ -169,7 +174,7 @@ def test_page_has_the_runs_numbers(write):
 def test_what_a_run_leaves_out_is_not_on_the_page(write):
     evaluation = make_evaluation(epochs=20, last_epoch=20) | {"squares": {}}
     text = report_text(write(evaluation))
-    assert "after epoch" not in text and "squares" not in text
+    assert "dotted line" not in text and "squares" not in text
 
 
 @pytest.mark.parametrize("last_epoch", [1, 3, 20, 200])

@@ -117,7 +117,7 @@ is_refused(folder, "has no rows, but there are checkpoints")
 folder = copy("last line incomplete")
 log_file = folder / "training_log.csv"
 log_file.write_text(log_file.read_text()[:-9])
-is_refused(folder, "row 3 is not a whole row of epoch 2")
+is_refused(folder, "row 3 is incomplete or out of order")
 
 folder = copy("log deleted")
 (folder / "training_log.csv").unlink()
@@ -135,7 +135,7 @@ folder = copy("written by two processes")
 log_file = folder / "training_log.csv"
 rows = log_file.read_text().splitlines(keepends=True)
 log_file.write_text("".join([*rows, rows[2], rows[3]]))
-is_refused(folder, "row 4 is not a whole row of epoch 3")
+is_refused(folder, "row 4 is incomplete or out of order")
 
 folder = copy("settings deleted")
 (folder / "settings.json").unlink()
