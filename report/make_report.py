@@ -21,7 +21,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 HERE = Path(__file__).resolve().parent
 RELEASED = HERE.parent / "checkpoints" / "released" / "evaluation.json"
 PAPER_UPDATES = 80 * 699_989 / 64  # at most 80 epochs over all questions of CLEVR
-POINTS = ("gap/val_accuracy/", "standard_error/", "accuracy_difference/")  # of 100
+POINTS = (  # of 100
+    "gap/val_accuracy/",
+    "standard_error/",
+    "accuracy_difference/",
+    "difference_by_type/",
+)
 STYLE = {"svg.hashsalt": "report", "font.family": "STIXGeneral", "font.size": 9}
 
 EXAMPLE = """\
