@@ -154,9 +154,12 @@ def test_finished_run_is_read_up_to_fewer_epochs(
     curves = outputs_of_kind(notebook, "image/png")[1]
     pixels = np.asarray(Image.open(io.BytesIO(b64decode(curves))).convert("RGB"))
     above_the_legend = pixels[: len(pixels) * 3 // 4]
-    blue = np.array([31, 119, 180])  # of FiLM's validation
-    is_blue = (abs(above_the_legend - blue) < 20).all(axis=-1)
-    assert is_blue.sum() > 20  # a point for the loss and one for the accuracy
+    # Equal accuracies hide each other: FiLM's validation is blue, question-only orange.
+    colors = np.array([[31, 119, 180], [255, 127, 14]])
+    distances = abs(above_the_legend[:, :, None] - colors).max(axis=-1)
+    is_point = (distances < 20).any(axis=-1)
+    loss, accuracy = np.array_split(is_point, 2, axis=1)
+    assert loss.any() and accuracy.any()
 
 
 def test_killed_run_ends_as_the_uninterrupted_one(
